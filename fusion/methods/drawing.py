@@ -1,0 +1,170 @@
+"""Draw images with a stock pipeline in which the fused denoiser stands, a batch of seeds in one call.
+
+Every image's randomness comes from its own CPU generator, so one seed gives one initial latent in every method and in any batch.
+This module does not choose weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fusion.methods.plan import Cost, MethodError, Sample, SamplingPlan, Stopped
+from fusion.sampler import fused
+
+
+def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | None = None, jobs=None, shown=None) -> Iterator[Sample]:
+    """Samples of one fused model for `jobs` (all of `plan`), in order. Ends early, with whole batches, when `plan.stop()` turns true.
+
+    `weights`: (K,) or `Weights`. `shown` (K,): what samples state as their weights where that differs from what is applied.
+    """
+    jobs = plan.jobs if jobs is None else jobs
+    shares = mean_weights(weights) if shown is None else np.asarray(shown, dtype=float)
+    batches = [tuple(jobs[at : at + plan.batch_size]) for at in range(0, len(jobs), plan.batch_size)]
+    with fused(ensemble, weights) as pipeline:
+        for number, batch in enumerate(batches):
+            try:
+                images = _call(pipeline, plan, batch, done=number * plan.steps, total=len(batches) * plan.steps, label=member or method)
+            except Stopped:
+                return
+            for place, (image, (prompt, seed)) in enumerate(zip(images, batch)):
+                applied = weights if shown is None else shown
+                yield Sample(image, method, prompt, seed, shares, member, applied, batch, place)
+
+
+def _call(pipeline, plan: SamplingPlan, batch, *, done: int, total: int, label: str) -> list:
+    """One call of the pipeline for a batch of `(prompt, seed)`: text encoded once, latents decoded once."""
+    accepted = inspect.signature(pipeline.__call__).parameters
+    offered = {
+        "prompt": [prompt for prompt, _ in batch],
+        "num_inference_steps": plan.steps,
+        "guidance_scale": plan.guidance,
+        "height": plan.height,
+        "width": plan.width,
+    }
+    arguments = {key: value for key, value in offered.items() if key in accepted and value is not None}
+    if "prompt" not in accepted:  # DDPM and DDIM draw without a condition
+        arguments["batch_size"] = len(batch)
+    arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
+    step = 0
+
+    def advance(*_ignored):
+        nonlocal step
+        if plan.stopped():
+            raise Stopped
+        step = min(step + 1, plan.steps)
+        if plan.progress is not None:
+            plan.progress(done + step, total, label)
+
+    if plan.stopped():
+        raise Stopped
+    with torch.no_grad(), _quiet(pipeline), _every_step(pipeline, accepted, arguments, advance):
+        return pipeline(**arguments).images
+
+
+@contextmanager
+def _every_step(pipeline, accepted, arguments: dict, advance):
+    """Have `advance()` called once a step: the pipeline's own callback, or a hook on its scheduler's `step` where it has none."""
+    if "callback_on_step_end" in accepted:
+
+        def callback(_pipeline, _index, _timestep, tensors):
+            advance()
+            return tensors
+
+        arguments["callback_on_step_end"] = callback
+        yield
+        return
+    scheduler = pipeline.scheduler
+    original = scheduler.step
+
+    @functools.wraps(original)
+    def stepped(*args, **kwargs):
+        advance()
+        return original(*args, **kwargs)
+
+    scheduler.step = stepped  # an instance attribute in front of the class's method; taken away again below
+    try:
+        yield
+    finally:
+        del scheduler.step
+
+
+@contextmanager
+def _quiet(pipeline):
+    """Our caller draws the progress bar: the pipeline's own would write one per batch."""
+    before = dict(getattr(pipeline, "_progress_bar_config", {}))
+    pipeline.set_progress_bar_config(**(before | {"disable": True}))
+    try:
+        yield
+    finally:
+        pipeline._progress_bar_config = before
+
+
+# ------------------------------------------------------------------------------------------------ weights and prices
+
+def values_of(weights) -> np.ndarray:
+    """The bare (K,) or (L, K) array of `Weights` or of anything array-like."""
+    return np.asarray(getattr(weights, "values", weights), dtype=float)
+
+
+def mean_weights(weights) -> np.ndarray:
+    """`(K,)`: the weights themselves, or their mean over noise levels."""
+    values = values_of(weights)
+    return values if values.ndim == 1 else values.mean(0)
+
+
+def checked_weights(ensemble, weights, *, levels: bool = False):
+    """The weights, rounding below 0 or above 1 cut off. Raises MethodError for another length, NaN, negative values or a wrong sum."""
+    values, count = values_of(weights), len(ensemble.members)
+    if values.ndim not in (1, 2) or values.shape[-1] != count:
+        raise MethodError(f"weights of shape {values.shape} for {count} models: give one weight for each model")
+    if values.ndim == 2 and not levels:
+        raise MethodError("this method takes one weight for each model, not weights by noise level: use scorefusion_levels")
+    if not np.isfinite(values).all() or (values < -1e-6).any() or (abs(values.sum(-1) - 1.0) > 1e-4).any():
+        raise MethodError(f"weights must be numbers of at least 0 that sum to 1, not {np.round(values, 4).tolist()}")
+    clipped = np.clip(values, 0.0, 1.0)
+    return replace(weights, values=clipped) if hasattr(weights, "values") else clipped
+
+
+def needs_fit(fit, what: str):
+    """`fit`, or MethodError when neither it nor `plan.weights` was given."""
+    if fit is None:
+        raise MethodError(f"{what} needs a fit to a target, or weights in the plan: fit the models to some pictures first")
+    return fit
+
+
+def evaluations(ensemble, plan: SamplingPlan, members: float) -> float:
+    """Network evaluations per image when `members` networks run at every step; classifier-free guidance runs each twice."""
+    return members * plan.steps * (2 if plan.guidance > 1.0 and ensemble.family.guidance == "batch" else 1)
+
+
+def memory_ratio(ensemble, used=None) -> float:
+    """Bytes of distinct weights in memory: the pipeline with the members `used` (all), against the pipeline with its first member."""
+    pipeline = {id(m): m for m in ensemble.pipeline.components.values() if isinstance(m, torch.nn.Module)}
+    networks = [member.network for member in ensemble.members]
+    shared = [m for key, m in pipeline.items() if key not in {id(n) for n in networks}]
+    used = range(len(networks)) if used is None else used
+    whole = _bytes(shared + [networks[k] for k in used])
+    return whole / max(_bytes(shared + [networks[0]], without="lora_"), 1)
+
+
+def _bytes(modules, without: str | None = None) -> int:
+    """Bytes of the distinct parameters and buffers of `modules`; `without` leaves out names that contain it."""
+    seen = {}
+    for module in modules:
+        for name, tensor in list(module.named_parameters()) + list(module.named_buffers()):
+            if without is None or without not in name:
+                seen[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+    return sum(seen.values())
+
+
+def constant_cost(ensemble, plan: SamplingPlan, weights) -> Cost:
+    """Price of drawing with weights known before: members of weight zero cost nothing."""
+    active = np.atleast_2d(values_of(weights)) > 0
+    return Cost(evaluations(ensemble, plan, float(active.sum(1).mean())), memory_ratio(ensemble, np.flatnonzero(active.any(0))))

@@ -1,0 +1,233 @@
+"""Find the blend whose own samples look like the target: the search behind `matched`.
+
+The map from weights to the population of the samples is monotone but steep (design: maths.md, "From proportions to samples"), so it is
+measured: small batches are drawn at a few weights, read by the same calibrated features as the target, and a smooth map is laid through
+the readings. The corners of the simplex are known from the calibration and cost nothing.
+
+Coordinates. Of a batch's mean features only the part that tells members apart is used: `u = C^(-1/2) H' (z - Q 1/K)` with
+`z = M S^-1 phi`, `Q = M S^-1 M'`, `C = H' Q H` and orthonormal contrasts `H`. So what generated images share among themselves, such as
+the traces of an autoencoder, does not enter; directions that no member differs in drop out; and one image's noise is 1 in every
+coordinate. `u` is a linear image of the proportions that the calibrated fit would read without its bounds.
+
+Cost: `(K + 4)` batches (K + 1 around the proportions, 2 refinements, 1 check), each image taking `steps` times its active members for
+drawing and `2 L K` evaluations for reading. For 4 shipped portraits, 24 images a batch and 20 steps: about 40,000 evaluations of a
+16 x 16 network, near two minutes on two cores; see `search_evaluations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fusion.calibration import CalibratedProportions
+from fusion.methods.drawing import draw, evaluations
+from fusion.methods.plan import MethodError, SamplingPlan
+from fusion.objective import fit_gram
+from fusion.weights import Weights
+
+IMAGES = 24  # per batch; the target itself is seldom larger
+REFINEMENTS = 2
+REACH = 0.35  # how far from the proportions towards each corner the first batches lie
+LENGTH, AMPLITUDE = 0.5, 0.3  # of the smooth map, in weights and in distances between members
+CALIBRATION_NOISE = 1 / 192  # variance of a corner's reading
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One batch: drawn at `weights` (K,), read as `shares` (K,) (unbounded proportions, sum 1) and as coordinates `u` (K-1,)."""
+
+    weights: np.ndarray
+    shares: np.ndarray
+    u: np.ndarray
+    images: int
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """State of the search after `done` of `total` batches. `weights` is the best answer so far (None before the first batch).
+
+    `distance`: of the last check batch from the target, in standard deviations of one picture; `chance`: what two perfect samples of
+    these sizes would measure on average; both None until the check. `target` (K,): the target's own unbounded proportions.
+    """
+
+    done: int
+    total: int
+    message: str
+    target: np.ndarray
+    points: tuple[Point, ...] = ()
+    weights: Weights | None = None
+    distance: float | None = None
+    chance: float | None = None
+    predict: object = field(default=None, repr=False)  # (n, K) weights -> (n, K-1) coordinates, for drawing the distance of a Blend
+
+    def distance_at(self, weights: np.ndarray) -> np.ndarray:
+        """Interpolated distance from the target of samples drawn at `weights` (n, K): `(n,)`."""
+        return np.linalg.norm(self.predict(np.atleast_2d(weights)), axis=1)
+
+
+class Coordinates:
+    """The linear map from a calibrated objective to coordinates in which members differ and one image's noise is 1."""
+
+    def __init__(self, quadratic: np.ndarray):
+        self.Q, count = np.asarray(quadratic, dtype=float), len(quadratic)
+        self.H = np.linalg.svd(np.eye(count) - 1.0 / count)[0][:, : count - 1]  # (K, K-1) orthonormal contrasts
+        values, vectors = np.linalg.eigh(self.H.T @ self.Q @ self.H)
+        kept = values > 1e-6 * max(values.max(initial=0.0), 1e-300)
+        scale = np.where(kept, 1.0 / np.sqrt(np.where(kept, values, 1.0)), 0.0)
+        self._white = (vectors * scale).T  # (K-1, K-1), so that white C white' = identity on what is kept
+        self._back = self.H @ vectors * scale  # (K, K-1): coordinates -> shares
+
+    def read(self, z: np.ndarray) -> np.ndarray:
+        """`z` (..., K) = member means times inverse covariance times features -> `u` (..., K-1)."""
+        centre = self.Q.mean(1)
+        return (np.asarray(z) - centre) @ self.H @ self._white.T
+
+    def of_shares(self, shares: np.ndarray) -> np.ndarray:
+        """Coordinates of an exact mixture with these proportions."""
+        return self.read(np.asarray(shares) @ self.Q)
+
+    def shares(self, u: np.ndarray) -> np.ndarray:
+        """The proportions, unbounded but summing to 1, that read as `u`."""
+        return 1.0 / len(self.Q) + u @ self._back.T
+
+
+class SmoothMap:
+    """Weights (n, K) -> coordinates (n, K-1): exact mixtures plus a kernel ridge on how far the readings lie from them."""
+
+    def __init__(self, coordinates: Coordinates, points):
+        corners = np.eye(len(coordinates.Q))
+        self.at = np.concatenate([corners] + [p.weights[None] for p in points])
+        readings = np.concatenate([coordinates.of_shares(corners)] + [p.u[None] for p in points])
+        noise = np.array([CALIBRATION_NOISE] * len(corners) + [1.0 / p.images for p in points])
+        spread = coordinates.of_shares(corners)
+        size = AMPLITUDE**2 * max(((spread[:, None] - spread[None]) ** 2).sum(-1).max() / max(spread.shape[1], 1), 1e-12)
+        self.coordinates = coordinates
+        gap = readings - coordinates.of_shares(self.at)
+        self.amounts = np.linalg.solve(size * self._kernel(self.at) + np.diag(noise), gap) * size
+
+    def _kernel(self, weights: np.ndarray) -> np.ndarray:
+        return np.exp(-((weights[:, None] - self.at[None]) ** 2).sum(-1) / (2 * LENGTH**2))
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        return self.coordinates.of_shares(weights) + self._kernel(weights) @ self.amounts
+
+
+def search(ensemble, fit, plan: SamplingPlan, *, images: int = IMAGES, refinements: int = REFINEMENTS, seed: int = 0) -> Iterator[Match]:
+    """Yield the state after every batch; the last one carries the answer. Stopping ends it early with the best answer so far.
+
+    `plan` gives steps, guidance, size, stop and progress; prompts are the target's own, since features depend on them.
+    Raises MethodError without a calibration.
+    """
+    space, target, reader, start = _setting(fit)
+    goal, total = space.shares(target), batches(len(start), refinements)
+    if len(start) == 1:
+        raise MethodError("there is one model only, so there are no weights to match: choose two or more")
+    yield Match(0, total, f"{total} batches of {images} pictures to draw and read", goal)
+    first = [start] + [(1 - REACH) * start + REACH * corner for corner in np.eye(len(start))]
+    points: list[Point] = []
+    for number in range(total):
+        last = number == total - 1
+        here = first[number] if number < len(first) else weights.values
+        point = _measure(ensemble, fit, plan, reader, space, here, images, 2**40 + seed * 10**6 + number * images, number, total)
+        if point is None:
+            return
+        gap = float(np.linalg.norm(point.u - target))
+        if not last:  # the check stays out of the map: it judges the answer that the map gave
+            points.append(point)
+            smooth = SmoothMap(space, points)
+            weights = _solve(smooth, target, start, len(fit.gram), ensemble.names)
+        chance = float(np.sqrt(len(target) * (1 / images + 1 / len(fit.gram))))
+        yield Match(
+            number + 1, total, _message(number, total, gap, chance), goal, tuple(points), weights,
+            gap if last else None, chance if last else None, _from(smooth, target),
+        )  # fmt: skip
+
+
+def batches(members: int, refinements: int = REFINEMENTS) -> int:
+    """Batches of a whole search: around the proportions, refinements, and the check."""
+    return members + 1 + refinements + 1
+
+
+def _from(smooth: SmoothMap, target: np.ndarray):
+    return lambda weights: smooth(weights) - target
+
+
+def _message(number: int, total: int, gap: float, chance: float) -> str:
+    if number < total - 1:
+        return f"batch {number + 1} of {total}: {gap:.2f} from the target"
+    verdict = "as close as chance allows" if gap < 1.5 * chance else "farther than chance alone: no blend of these models may reach the target"
+    return f"a fresh batch lies {gap:.2f} from the target, {verdict} ({chance:.2f} for perfect samples)"
+
+
+def _setting(fit):
+    """Coordinates, the target in them, a reader of fresh statistics, and the proportions to start from."""
+    if fit is None or fit.calibrated is None:
+        raise MethodError(
+            "matching needs a calibration, which says how each model's own pictures look to all of them: the shipped portraits have one; "
+            "for other models run the calibration once (it draws samples from each), then fit again"
+        )
+    calibrated = fit.calibrated
+    space = Coordinates(calibrated.quadratic_)
+
+    def reader(gram) -> np.ndarray:
+        fresh = CalibratedProportions(calibrated.calibration, bootstrap=0).fit(gram)
+        return space.read(-np.asarray(fresh.linear_) / 2)
+
+    start = np.asarray(calibrated.proportions_, dtype=float)
+    return space, space.read(-np.asarray(calibrated.linear_) / 2), reader, start
+
+
+def _measure(ensemble, fit, plan, reader, space, weights, images: int, seed: int, number: int, total: int) -> Point | None:
+    """Draw and read one batch; None when stopped before it was complete."""
+    prompts = [fit.gram.prompts[i % len(fit.gram.prompts)] for i in range(images)]
+
+    def report(done, out_of, _message):
+        if plan.progress is not None:
+            plan.progress(int(1000 * (number + 0.5 * done / out_of)), 1000 * total, f"batch {number + 1} of {total}")
+
+    batch = plan.with_(prompts=prompts, seeds=range(seed, seed + images), weights=None, progress=report)
+    samples = list(draw(ensemble, batch, weights, method="matched"))
+    if len(samples) < images:
+        return None
+    gram = fit_gram(
+        ensemble, [s.image for s in samples], prompts, levels=len(fit.gram.strata) - 1, seed=seed % 2**31,
+        progress=lambda done, out_of, message: report(out_of + done, out_of, message), stop=plan.stop,
+    )  # fmt: skip
+    if len(gram) < images:
+        return None
+    u = reader(gram)
+    return Point(np.asarray(weights), space.shares(u), u, images)
+
+
+def _solve(smooth: SmoothMap, target: np.ndarray, start: np.ndarray, target_images: int, names) -> Weights:
+    """Weights whose mapped coordinates lie nearest the target; interval from the target's own sampling noise (400 normal draws)."""
+    candidates = _candidates(start)
+    mapped = smooth(candidates)
+    lean = 1e-3 * ((candidates - start) ** 2).sum(1)  # a tie goes to the proportions
+    rng = np.random.default_rng(0)
+    goals = np.concatenate([target[None], target + rng.standard_normal((400, len(target))) / np.sqrt(target_images)])
+    squares = (mapped**2).sum(1) + lean
+    chosen = np.array([candidates[np.argmin(squares - 2 * mapped @ goal)] for goal in goals])
+    interval = np.quantile(chosen[1:], [0.025, 0.975], axis=0).T
+    interval = np.stack([np.minimum(interval[:, 0], chosen[0]), np.maximum(interval[:, 1], chosen[0])], 1)
+    return Weights(values=chosen[0], interval=interval, names=tuple(names), how="matched")
+
+
+def _candidates(start: np.ndarray, count: int = 6000) -> np.ndarray:
+    """`(n, K)` points that fill the simplex, its faces and the surroundings of `start`."""
+    size, rng = len(start), np.random.default_rng(0)
+    inside = rng.dirichlet(np.ones(size), count)
+    faces = rng.dirichlet(np.full(size, 0.3), count)
+    faces = np.where(faces < 0.02, 0.0, faces)
+    near = start + 0.5 * rng.random((count, 1)) * (inside - start)
+    edges = [(1 - t) * a + t * b for a in np.eye(size) for b in np.eye(size) for t in np.linspace(0, 1, 51)]
+    every = np.concatenate([start[None], inside, faces, near, edges])
+    return every / every.sum(1, keepdims=True)
+
+
+def search_evaluations(ensemble, fit, plan: SamplingPlan, *, images: int = IMAGES, refinements: int = REFINEMENTS) -> int:
+    """Network evaluations of a whole search: drawing with all members and reading at every level, twice (antithetic)."""
+    members, levels = len(ensemble.members), len(fit.gram.strata) - 1
+    return int(batches(members, refinements) * images * (evaluations(ensemble, plan, members) + 2 * levels * members))

@@ -1,0 +1,112 @@
+"""What a method is given and what it gives back: plan in, samples out. No mathematics, no pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+class MethodError(ValueError):
+    """A method cannot run as asked; the message names the cause and the cure."""
+
+
+class Stopped(Exception):  # noqa: N818: not an error
+    """Raised between two sampling steps when `plan.stop()` turned true; caught by the drawing loop."""
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Which images to draw, and how.
+
+    `prompts` and `seeds` are paired, image i being `(prompts[i], seeds[i])`; a single prompt or a single seed is repeated.
+    `steps`: sampling steps. `guidance`: classifier-free guidance scale, 1 for none. `height`, `width`: pixels, None for the model's own.
+    `weights`: what to use instead of the method's own fitted weights: (K,), (L, K) as `Weights`, or None.
+    `stop() -> bool` is asked before every step; `progress(done, total, message)` counts sampling steps.
+    `batch_size`: images in one pipeline call. It is part of what makes a run repeatable to the last bit, so recipes keep it.
+    """
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    steps: int = 20
+    guidance: float = 1.0
+    height: int | None = None
+    width: int | None = None
+    weights: Any = None
+    stop: Callable[[], bool] | None = None
+    batch_size: int = 16
+    progress: Callable[[int, int, str], None] | None = None
+
+    @classmethod
+    def grid(cls, prompts: Sequence[str], seeds: Sequence[int], **settings) -> SamplingPlan:
+        """Every prompt with every seed, prompt by prompt."""
+        return cls([p for p in prompts for _ in seeds], [s for _ in prompts for s in seeds], **settings)
+
+    @property
+    def jobs(self) -> list[tuple[str, int]]:
+        """`(prompt, seed)` of every image. Raises MethodError for lists that cannot be paired and settings out of range."""
+        prompts = [self.prompts] if isinstance(self.prompts, str) else list(self.prompts)
+        seeds = [int(seed) for seed in self.seeds]
+        if not prompts or not seeds:
+            raise MethodError("nothing to draw: give at least one prompt and one seed")
+        count = max(len(prompts), len(seeds))
+        if {len(prompts), len(seeds)} - {1, count}:
+            raise MethodError(f"{len(prompts)} prompts and {len(seeds)} seeds cannot be paired: give equally many, or one of either")
+        if any(not 0 <= seed < 2**63 for seed in seeds):
+            raise MethodError("seeds must be whole numbers from 0 to 2^63 - 1")
+        if self.steps < 1 or self.batch_size < 1:
+            raise MethodError(f"{self.steps} steps in batches of {self.batch_size}: both must be at least 1")
+        return list(zip(prompts * (count // len(prompts)), seeds * (count // len(seeds))))
+
+    def with_(self, **changes) -> SamplingPlan:
+        return replace(self, **changes)
+
+    def stopped(self) -> bool:
+        return self.stop is not None and bool(self.stop())
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image and all that it takes to draw it again.
+
+    `weights` (K,): the members' shares, averaged over levels where they differ by level; for a routed sample the proportions it was
+    routed with, `member` naming the one that drew it. `applied`: the weights as the method was given them ((K,), or `Weights` by level).
+    `batch`: the `(prompt, seed)` pairs of the pipeline call it came from, `place` its index there: rounding depends on the company.
+    """
+
+    image: Image.Image
+    method: str
+    prompt: str
+    seed: int
+    weights: np.ndarray
+    member: str | None = None
+    applied: Any = None
+    batch: tuple[tuple[str, int], ...] = ()
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`evaluations`: network evaluations per image. `memory`: bytes held against one single model. `training_seconds`: before drawing.
+
+    `preparation`: network evaluations spent once, before the first image.
+    """
+
+    evaluations: float
+    memory: float
+    training_seconds: float = 0.0
+    preparation: int = 0
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way of drawing from several models. `run` yields samples as they are ready; `cost` states the price before it runs."""
+
+    name: str
+    title: str
+    run: Callable[..., Iterator[Sample]]
+    cost: Callable[..., Cost]
+    summary: str = ""

@@ -1,0 +1,62 @@
+"""One member alone: the best one, or a chosen one. What every other method has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fusion.methods.drawing import checked_weights, constant_cost, draw, mean_weights, needs_fit
+from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
+
+
+def best_single(fit) -> int:
+    """Index of the member closest to the target.
+
+    With a calibration: the one whose own population explains the target's features best. Without: the one with the lowest denoising
+    loss, which is weaker evidence, since losses hardly see the population (design: "the ensemble effect").
+    """
+    needs_fit(fit, "the best single model")
+    calibrated = fit.calibrated
+    if calibrated is None:
+        return int(fit.published.best_single_)
+    return int(np.argmin(np.diag(calibrated.quadratic_) + np.asarray(calibrated.linear_)))  # the objective at the simplex's corners
+
+
+def _chosen(ensemble, fit, plan: SamplingPlan) -> int:
+    if plan.weights is None:
+        return best_single(fit)
+    return int(np.argmax(mean_weights(checked_weights(ensemble, plan.weights))))
+
+
+def one_hot(count: int, index: int) -> np.ndarray:
+    return np.eye(count)[index]
+
+
+def run(ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
+    """Samples of the best single member, or of the member that `plan.weights` points at."""
+    index = _chosen(ensemble, fit, plan)
+    yield from draw(ensemble, plan, one_hot(len(ensemble.members), index), method="single", member=ensemble.names[index])
+
+
+def cost(ensemble, fit, plan: SamplingPlan) -> Cost:
+    return constant_cost(ensemble, plan, one_hot(len(ensemble.members), _chosen(ensemble, fit, plan)))
+
+
+METHOD = Method("single", "Best single model", run, cost, "Every sample comes from the one model closest to the target.")
+
+
+def singles(ensemble) -> dict[str, Method]:
+    """One method for every member of an ensemble, named `single/<member>`: for grids that show each alone."""
+
+    def bound(index: int, name: str) -> Method:
+        hot = one_hot(len(ensemble.members), index)
+        return Method(
+            f"single/{name}",
+            name,
+            lambda ens, fit, plan: draw(ens, plan, hot, method="single", member=name),
+            lambda ens, fit, plan: constant_cost(ens, plan, hot),
+            f"Every sample comes from {name}.",
+        )
+
+    return {f"single/{name}": bound(index, name) for index, name in enumerate(ensemble.names)}

@@ -1,0 +1,236 @@
+"""The file a user keeps: which models, which weights, which prompts and seeds. One JSON document, also inside every saved PNG.
+
+A recipe is untrusted input: it is bounded before it is parsed, checked against a schema, and names models without loading anything.
+Folders on the maker's machine are kept by name and hash only, never by path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from fusion.methods import METHODS, Sample, SamplingPlan
+from fusion.methods.drawing import mean_weights, values_of
+from fusion.recipe_schema import MAX_BYTES, VERSION, RecipeError, parse
+from fusion.weights import Weights
+
+KEY = "scorefusion"  # of the text chunk in PNG files
+MAX_PNG_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`models`: one mapping per member (id, source, revision, adapter, hashes). `weights` (K,) or (L, K), `strata` (L + 1,) with the latter.
+
+    `prompts`, `seeds`, `steps`, `guidance`, `height`, `width`, `batch_size` as in `SamplingPlan`. `picture`: for a recipe inside an image,
+    the index of that image among those the recipe draws (an image is drawn in the company it was first drawn in, since rounding depends
+    on the batch). `metrics`: what was measured, free form. `environment`: versions and device it was made with, for information.
+    """
+
+    models: tuple[Mapping, ...]
+    weights: tuple
+    method: str
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    interval: tuple | None = None
+    strata: tuple[float, ...] | None = None
+    how: str = ""
+    steps: int = 20
+    guidance: float = 1.0
+    height: int | None = None
+    width: int | None = None
+    batch_size: int = 16
+    picture: int | None = None
+    metrics: Mapping = field(default_factory=dict)
+    environment: Mapping = field(default_factory=dict)
+    version: int = VERSION
+
+    # ---------------------------------------------------------------- making one
+
+    @classmethod
+    def of(cls, ensemble, method: str, plan: SamplingPlan, weights=None, *, metrics: Mapping | None = None) -> Recipe:
+        """The recipe of a run. `weights`: `Weights` or array as applied (the plan's own if None). Raises RecipeError for unusable values."""
+        weights = plan.weights if weights is None else weights
+        if weights is None:
+            raise RecipeError("a recipe needs the weights that were used: pass those of the fit or of the samples")
+        interval, strata = getattr(weights, "interval", None), getattr(weights, "strata", None)
+        recipe = cls(
+            models=tuple(_described(card) for card in ensemble.cards), weights=_tuples(values_of(weights)), method=method.split("/")[0],
+            prompts=tuple(p for p, _ in plan.jobs), seeds=tuple(s for _, s in plan.jobs),
+            interval=None if interval is None or np.ndim(interval) != 2 else _tuples(np.clip(interval, 0, 1)),
+            strata=None if strata is None else _tuples(strata), how=str(getattr(weights, "how", ""))[:400], steps=plan.steps,
+            guidance=float(plan.guidance), height=plan.height, width=plan.width, batch_size=plan.batch_size,
+            metrics=dict(metrics or {}), environment=_environment(ensemble),
+        )  # fmt: skip
+        return cls.from_json(recipe.to_json())  # what we write is held to what we read
+
+    @classmethod
+    def of_sample(cls, ensemble, sample: Sample, plan: SamplingPlan, *, metrics: Mapping | None = None) -> Recipe:
+        """The recipe to write into one image: it draws the image's own batch and says which of it this is."""
+        batch = plan.with_(prompts=[p for p, _ in sample.batch], seeds=[s for _, s in sample.batch])
+        applied = np.eye(len(ensemble.members))[ensemble.names.index(sample.member)] if sample.method == "single" else sample.applied
+        return replace(cls.of(ensemble, sample.method, batch, applied, metrics=metrics), picture=sample.place)
+
+    # ---------------------------------------------------------------- reading
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Recipe:
+        """Parse and check. Raises RecipeError, with cause and cure, for anything that is not a usable recipe."""
+        content = parse(text)
+        known = {key: _tuples(value) if isinstance(value, list) else value for key, value in content.items()}
+        return cls(**known)
+
+    @classmethod
+    def from_png(cls, path: str | Path) -> Recipe:
+        """The recipe inside an image saved here. Only the header and the text chunks before the pixels are read."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > MAX_PNG_BYTES:
+                raise RecipeError(f"this picture is larger than {MAX_PNG_BYTES // 2**20} MB and was not made here: choose another file")
+            with Image.open(path, formats=("PNG",)) as image:
+                text = image.info.get(KEY)
+        except FileNotFoundError:
+            raise RecipeError(f"there is no file {path.name}: check the name") from None
+        except RecipeError:
+            raise
+        except Exception:  # decoders raise nearly anything for broken files
+            raise RecipeError("this picture cannot be read as PNG: choose an image as it was saved here, not a converted copy") from None
+        if not isinstance(text, str):
+            raise RecipeError("this picture holds no recipe: choose an image as it was saved here; editors and chats remove what is in it")
+        return cls.from_json(text)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """From a .json file or a PNG, told apart by content."""
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                start = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise RecipeError(f"{path.name} cannot be opened ({error.strerror}): check the name") from None
+        return cls.from_png(path) if start.startswith(b"\x89PNG") else cls.from_json(start)
+
+    # ---------------------------------------------------------------- writing
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Valid JSON, keys in the order of the fields. Raises RecipeError for metrics that JSON cannot hold."""
+        try:
+            return json.dumps(_plain(asdict(self)), indent=indent, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RecipeError(f"the recipe holds a value that cannot be written ({error}): weights and metrics must be finite numbers") from None
+
+    def save(self, path: str | Path) -> Path:
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        return Path(path)
+
+    def png_info(self) -> PngInfo:
+        """For `image.save(path, pnginfo=recipe.png_info())`."""
+        info = PngInfo()
+        info.add_itxt(KEY, self.to_json(indent=None))
+        return info
+
+    def save_png(self, image: Image.Image, path: str | Path) -> Path:
+        image.save(path, format="PNG", pnginfo=self.png_info())
+        return Path(path)
+
+    # ---------------------------------------------------------------- using
+
+    def cards(self, catalog: Mapping, local: Mapping | None = None) -> list:
+        """The cards of the members: from `local` (id -> card of models that are no catalogue entries), then the catalogue.
+
+        Raises RecipeError for a model that is in neither, or whose revision or hashes are not those of the recipe.
+        """
+        local = local or {}
+        return [_same(model, local[model["id"]] if model["id"] in local else _known(model, catalog)) for model in self.models]
+
+    def as_weights(self) -> Weights:
+        return Weights(
+            values=np.array(self.weights, dtype=float), interval=None if self.interval is None else np.array(self.interval),
+            names=tuple(m.get("title", m["id"]) for m in self.models), how=self.how or "recipe",
+            strata=None if self.strata is None else np.array(self.strata),
+        )  # fmt: skip
+
+    def plan(self, **changes) -> SamplingPlan:
+        """The plan of the run; `changes` adds stop and progress."""
+        weights = self.as_weights() if self.strata is not None else np.array(self.weights, dtype=float)
+        plan = SamplingPlan(
+            list(self.prompts), list(self.seeds), self.steps, self.guidance, self.height, self.width, weights, batch_size=self.batch_size
+        )
+        return plan.with_(**changes)
+
+    def run(self, ensemble, **changes) -> Iterator[Sample]:
+        """Draw the images again: all of them, or the one picture that the recipe was found in."""
+        for number, sample in enumerate(METHODS[self.method].run(ensemble, None, self.plan(**changes))):
+            if self.picture is None or number == self.picture:
+                yield sample
+
+    def summary(self) -> str:
+        """One line: `0.61 Harbor + 0.39 Summit, Blend, 4 images`."""
+        shares = mean_weights(self.weights)
+        parts = " + ".join(f"{w:.2f} {m.get('title', m['id'])}" for w, m in zip(shares, self.models) if w > 0)
+        images = 1 if self.picture is not None else max(len(self.prompts), len(self.seeds))
+        return f"{parts}, {METHODS[self.method].title}, {images} image{'s' if images != 1 else ''}"
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+def _known(model: Mapping, catalog: Mapping):
+    if model["id"] in catalog:
+        return catalog[model["id"]]
+    names = ", ".join(sorted(catalog)[:12])
+    raise RecipeError(f"this recipe names the model {model['id']!r}, which is not installed here: add it first. Known models: {names}")
+
+
+def _same(model: Mapping, card):
+    """`card`, or RecipeError when it is not the model that the recipe was made with."""
+    for name in ("revision", "adapter_revision"):
+        if model.get(name) and getattr(card, name) and model[name] != getattr(card, name):
+            raise RecipeError(f"{card.id} is here at {name} {getattr(card, name)} and the recipe was made with {model[name]}: install that one")
+    wrong = [file for file, digest in card.sha256.items() if model.get("sha256", {}).get(file, digest) != digest]
+    if wrong:
+        raise RecipeError(f"{card.id} here is not the model of the recipe: {wrong[0]} has another hash. Install the version it was made with")
+    return card
+
+
+# ------------------------------------------------------------------------------------------------ small conversions
+
+def _described(card) -> dict:
+    """What a recipe keeps of a card; absolute folders by their name alone, since paths tell who made it."""
+    kept = {name: getattr(card, name) for name in ("id", "title", "family", "source", "revision", "adapter", "adapter_revision")}
+    for name in ("id", "source", "adapter"):
+        if kept[name] and Path(kept[name]).is_absolute():
+            kept[name] = Path(kept[name]).name
+    kept |= {"prompt_template": card.prompt_template, "sha256": dict(card.sha256)}
+    return {key: value for key, value in kept.items() if value not in (None, "", {})}
+
+
+def _environment(ensemble) -> dict[str, str]:
+    found = {"device": str(ensemble.device), "dtype": str(ensemble.dtype).removeprefix("torch.")}
+    for package in ("scorefusion-studio", "torch", "diffusers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a source tree
+            continue
+    return found
+
+
+def _plain(value):
+    """numpy scalars and arrays, tuples and mappings as what JSON knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _tuples(value):
+    """Nested lists or arrays as nested tuples."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    return tuple(_tuples(one) for one in value) if isinstance(value, list | tuple) else value
