@@ -1,4 +1,4 @@
-"""The family's autoencoder: 64 x 64 x 3 pixels to 16 x 16 x 4 latents, trained jointly, then the decoder alone.
+"""The family's autoencoder: 64 x 64 x 3 pixels to 16 x 16 x 4 latents, trained by squared error.
 
 Latents are centred and scaled per channel by folding the statistics into the 1 x 1 convolutions next to the latent, so that the stock
 pipeline needs no shift and a scaling factor of 1.
@@ -70,45 +70,25 @@ def normalise(vae: AutoencoderKL, pixels: Tensor) -> None:
     post.weight *= std[None, :, None, None]
 
 
-def train(work: Path, *, steps: int = 2800, decoder_steps: int = 2000, batch: int = 16, seed: int = 0, device: str = "cpu",
-          stage: str = "all") -> AutoencoderKL:
-    """Train (or resume) the autoencoder. `stage`: `joint` stops when the encoder is final, `all` refines the decoder too.
-
-    Writes `autoencoder.safetensors` in `work` after each stage.
-    """
+def train(work: Path, *, steps: int = 2800, batch: int = 16, seed: int = 0, device: str = "cpu") -> AutoencoderKL:
+    """Train (or resume) the autoencoder; once final it is `autoencoder.safetensors` in `work` and only loaded."""
     file = Path(work) / "autoencoder.safetensors"
     vae = build().to(device)
+    if file.is_file():
+        vae.load_state_dict(load_file(file))
+        return vae.eval()
     pixels = renderings(AUGMENTATIONS, seed=1).to(device)
 
-    def pick(generator: torch.Generator) -> Tensor:
-        return pixels[torch.randint(len(pixels), (batch,), generator=generator)]
-
-    def joint(generator: torch.Generator) -> Tensor:
-        x = to_unit(pick(generator))
+    def loss(generator: torch.Generator) -> Tensor:
+        x = to_unit(pixels[torch.randint(len(pixels), (batch,), generator=generator)])
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         return F.mse_loss(y.float(), x) + 2e-8 * posterior.kl().float().mean()
 
-    def decoder(generator: torch.Generator) -> Tensor:
-        x = to_unit(pick(generator))
-        with torch.no_grad():
-            z = vae.encode(x).latent_dist.mode().float()
-        noise = torch.randn(z.shape, generator=generator).to(z)
-        return F.mse_loss(vae.decode(z + 0.02 * noise).sample.float(), x)
-
-    marker = Path(work) / "autoencoder.encoder-final"
-    if not marker.is_file():
-        Trainer(vae, joint, name="autoencoder", work=work, steps=steps, lr=2e-3, seed=seed, average_over=100).run()
-        normalise(vae.eval(), pixels[::8])
-        save_file(vae.state_dict(), file)
-        marker.write_text(f"{psnr(vae, renderings(1, seed=2)):.2f} dB on held-out augmentations after {steps} joint steps\n")
-    vae.load_state_dict(load_file(file))
-    if stage == "joint":
-        return vae.eval()
-    freeze(vae.encoder, vae.quant_conv)
-    trainer = Trainer(vae, decoder, name="decoder", work=work, steps=decoder_steps, lr=1e-3, seed=seed + 1)
+    trainer = Trainer(vae, loss, name="autoencoder", work=work, steps=steps, lr=2e-3, seed=seed, average_over=100)
     trainer.run()
-    trainer.log(f"{psnr(vae.eval(), renderings(1, seed=2)):.2f} dB on held-out augmentations")
+    normalise(vae.eval(), pixels[::8])
+    trainer.log(f"{psnr(vae, renderings(1, seed=2)):.2f} dB on held-out augmentations")
     save_file(vae.state_dict(), file)
     return vae
 

@@ -1,8 +1,9 @@
 """The family's denoisers: one small Stable Diffusion U-Net per member, trained with the exact denoising target.
 
-A member's population is known, so the best prediction is, too: given `x_t`, the posterior mean of the clean latent over all cached
-renderings that the caption admits, weighted by the population (the "smooth target" of design/maths.md with the whole training set as its batch).
-It removes the sampling noise from the target where populations are decided, at high noise, and costs two matrix products.
+A member's population is known, so the best prediction is, too: given `x_t`, the posterior mean of the clean latent over the cached
+renderings that the caption admits, weighted by the population (the "smooth target" with the whole training set as its batch; Xu et al.
+2023, "Stable target field"). It removes the sampling noise from the target at high noise, where populations are decided, and costs two
+matrix products.
 The networks predict v (Salimans & Ho 2022) on the linear DDPM schedule, whose last level holds almost no signal.
 """
 

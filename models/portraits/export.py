@@ -42,7 +42,9 @@ def export(work: Path, folder: Path) -> None:
             continue
         target = folder / name
         shutil.rmtree(target, ignore_errors=True)
-        pipeline(work, name).to(torch.float16).save_pretrained(target, safe_serialization=True)
+        pipe = pipeline(work, name)
+        pipe.unet.half(), pipe.vae.half()  # the text encoder stays single: transformers loads the stored precision, diffusers float32
+        pipe.save_pretrained(target, safe_serialization=True)
         if name != "base":
             _share(target, folder / "base")
     for name in ADAPTED:

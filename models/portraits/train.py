@@ -29,13 +29,13 @@ def latents(work: Path, device: str) -> torch.Tensor:
     """Latents of the cached renderings, `(288 * A, 4, 16, 16)`; computed once the encoder is final."""
     file = work / "latents.safetensors"
     if not file.is_file():
-        vae = autoencoder.train(work, device=device, stage="joint")
+        vae = autoencoder.train(work, device=device)
         pixels = autoencoder.renderings(autoencoder.AUGMENTATIONS, seed=1)
         save_file({"latents": autoencoder.encode(vae, pixels.to(device)).cpu()}, file)
     return load_file(file)["latents"].to(device)
 
 
-def train_base(work: Path, device: str, *, name: str = "base", steps: int = 8000, batch: int = 32) -> Denoiser:
+def train_base(work: Path, device: str, *, name: str = "base", steps: int = 5000, batch: int = 32) -> Denoiser:
     """All 288, uniform; text encoder and U-Net together. `sketch` is the same recipe stopped far too early."""
     denoiser, tokenizer = fresh_denoiser()
     world = World(latents(work, device), MEMBER_POPULATIONS[name], tokenizer)
@@ -92,12 +92,11 @@ def main(argv: list[str] | None = None) -> None:
     from . import export, measure, probe
 
     stages = {
-        "autoencoder": lambda a: autoencoder.train(a.work, device=a.device, stage="joint", **a.limit),
+        "autoencoder": lambda a: autoencoder.train(a.work, device=a.device, **a.limit),
         "base": lambda a: train_base(a.work, a.device, **a.limit),
         "sketch": lambda a: train_sketch(a.work, a.device, **a.limit),
         **{name: lambda a, name=name: train_member(a.work, a.device, name, **a.limit) for name in MEMBERS},
         **{f"{name}-lora": lambda a, name=name: train_lora(a.work, a.device, name, **a.limit) for name in ADAPTED},
-        "decoder": lambda a: autoencoder.train(a.work, device=a.device, stage="all", **({"decoder_steps": a.steps} if a.steps else {})),
         "probe": lambda a: probe.train(a.work, a.assets, device=a.device, **a.limit),
         "export": lambda a: export.export(a.work, a.assets / "models" / "portraits"),
         "targets": lambda a: export.write_targets(a.assets / "targets"),
