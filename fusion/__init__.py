@@ -1,0 +1,1 @@
+"""What is done with several models: objective, weights, calibration, sampling, methods, evaluation. Importing does nothing."""
