@@ -1,0 +1,116 @@
+"""Sampling from fused scores: one module in the denoiser slot of a stock pipeline, which keeps doing everything else.
+
+At every step it calls the members and returns `sum_k w_k prediction_k`, ScoreFusion's weighted score (Liu et al. 2025, arXiv 2406.19619,
+eq. 6): averaging predictions in one parametrisation at one noise level is averaging scores (design/maths.md, "The path"). Members of another
+parametrisation or schedule are called at equal logSNR and converted to member 0's. A lone member with weight 1 answers untouched, so one-hot
+weights reproduce that model bit for bit; weights of 0 cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch import Tensor
+
+from models.conditioning import Relay, Slot, named_arguments
+from models.noise import predict_pair
+
+if TYPE_CHECKING:
+    from models.loading import Ensemble
+
+    from .weights import Weights
+
+
+class LevelTable:
+    """Checked weights by noise level: `(K,)` for all levels, or `(L, K)` rows between the `L + 1` rising edges `strata`."""
+
+    def __init__(self, weights: np.ndarray | Sequence | Weights, members: int, strata: np.ndarray | None = None):
+        if hasattr(weights, "strata"):  # a Weights record brings its own strata
+            weights, strata = weights.values, weights.strata if strata is None else strata
+        values = weights.detach().cpu().numpy() if isinstance(weights, Tensor) else weights
+        self.values = np.atleast_2d(np.array(values, dtype=np.float64))
+        if self.values.ndim != 2 or self.values.shape[1] != members:
+            raise ValueError(f"there are {members} members, but the weights have shape {np.shape(values)}: give one weight per member")
+        if not np.isfinite(self.values).all():
+            raise ValueError("a weight is not a number: fit again, or set the weights by hand")
+        if (self.values < 0).any():
+            raise ValueError(f"weights must not be negative, but the smallest is {self.values.min():.3g}")
+        sums = self.values.sum(1, keepdims=True)
+        if np.abs(sums - 1).max() > 1e-3:
+            raise ValueError(f"weights must sum to 1, not {sums[np.abs(sums - 1).argmax(), 0]:.4g}")
+        self.values = self.values / sums
+        levels = len(self.values)
+        if np.ndim(values) == 2 and levels > 1 and strata is None:
+            raise ValueError(f"weights for {levels} noise levels need their {levels + 1} edges: pass strata=")
+        self.edges = None if levels == 1 or strata is None else torch.as_tensor(np.asarray(strata, dtype=np.float64))
+        if self.edges is not None and (self.edges.shape != (levels + 1,) or not bool((self.edges.diff() > 0).all())):
+            raise ValueError(f"weights for {levels} noise levels need {levels + 1} rising edges, not strata of shape {tuple(self.edges.shape)}")
+
+    def at(self, level: Tensor) -> Tensor:
+        """`(B, K)` float64 on the CPU for levels `(B,)`; beyond the outer edges the outer rows hold."""
+        table = torch.from_numpy(self.values)
+        if self.edges is None:
+            return table.expand(len(level), -1)
+        return table[torch.bucketize(level.detach().to("cpu", torch.float64), self.edges[1:-1], right=True)]
+
+
+class FusedDenoiser(Slot):
+    """Stands in `pipe.unet` or `pipe.transformer` and answers for the whole ensemble."""
+
+    def __init__(self, ensemble: Ensemble, weights: LevelTable, relay: Relay):
+        super().__init__(tuple(dict.fromkeys(member.network for member in ensemble.members)))
+        self.ensemble, self.weights, self.relay = ensemble, weights, relay
+
+    def forward(self, *args: object, return_dict: bool = True, **kwargs: object) -> Transformer2DModelOutput | tuple[Tensor]:
+        """The fused prediction `(B, ...)` in member 0's parametrisation, for its latent and timestep among the arguments."""
+        given = named_arguments(self.networks[0], args, kwargs)
+        x_t, t = given.pop(self.ensemble.family.sample), given.pop("timestep")
+        level = self.ensemble.noise.level(torch.as_tensor(t, device=x_t.device)).expand(len(x_t))
+        weights = self.weights.at(level)  # (B, K)
+        total = None
+        for k in weights.any(0).nonzero().flatten().tolist():
+            prediction = self._predict(k, x_t, t, level, given)
+            if bool((weights[:, k] == 1).all()):  # alone: untouched, not multiplied
+                total = prediction
+                break
+            share = weights[:, k].to(x_t.device, torch.float32).view(-1, *[1] * (x_t.ndim - 1))
+            total = share * prediction.float() if total is None else total + share * prediction.float()
+        total = total.to(prediction.dtype)
+        return Transformer2DModelOutput(sample=total) if return_dict else (total,)
+
+    def _predict(self, k: int, x_t: Tensor, t: Tensor, level: Tensor, given: dict) -> Tensor:
+        """Member k's prediction in member 0's parametrisation."""
+        member, here = self.ensemble.members[k], self.ensemble.noise
+        conditioning, name = self.relay.arguments(k, given), self.ensemble.family.sample
+        if member.noise.calls_like(here):
+            return member(**{name: x_t, "timestep": t}, **conditioning)
+
+        def network(x: Tensor, at: Tensor) -> Tensor:
+            return member(**{name: x.to(x_t.dtype), "timestep": member.noise.timestep(at)}, **conditioning)
+
+        sample, noise = predict_pair(network, x_t, level, here, member.noise)
+        return here.from_pair(sample, noise, level).to(x_t.dtype)
+
+
+@contextmanager
+def fused(ensemble: Ensemble, weights: np.ndarray | Sequence | Weights, *, strata: np.ndarray | None = None) -> Iterator[object]:
+    """The ensemble's stock pipeline with the fused denoiser in its slot; everything is put back at the end, also after an exception.
+
+    weights: `(K,)`, `(L, K)` with `strata (L + 1,)`, or a `Weights`. They must sum to 1; ValueError says what is wrong with them.
+    Members with their own prompt template or text encoders hear the pipeline's prompt through these; the negative prompt is left as it is.
+    One job at a time per ensemble: concurrent jobs each take `ensemble.subset(range(K))`, which shares all memory.
+    """
+    pipeline, slot, relay = ensemble.pipeline, ensemble.family.slot, ensemble.relay()
+    denoiser = FusedDenoiser(ensemble, LevelTable(weights, len(ensemble), strata), relay)
+    previous = getattr(pipeline, slot)
+    try:
+        setattr(pipeline, slot, denoiser)
+        with relay.installed(pipeline):
+            yield pipeline
+    finally:
+        setattr(pipeline, slot, previous)

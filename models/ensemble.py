@@ -1,0 +1,174 @@
+"""An ensemble: one stock diffusers pipeline and K members that share its latent space. Made by `models.loading.load_ensemble`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .catalog import ModelCard
+from .conditioning import Relay, Voice, record
+from .errors import ModelError
+from .families import Family, decode, encode, latent_shape
+from .noise import NoisePath, predict_pair
+
+
+class Switch:
+    """Which LoRA adapter is active on a shared network. One forward pass at a time: the choice is state of the network itself."""
+
+    def __init__(self, network: nn.Module):
+        self.network, self.lock = network, threading.RLock()
+        self._active: str | None = "unknown"
+
+    def activate(self, adapter: str | None) -> None:
+        """Make `adapter` (None: the bare network) the only active one."""
+        if adapter == self._active:
+            return
+        if adapter is None:
+            self.network.disable_adapters()
+        else:
+            self.network.enable_adapters()
+            self.network.set_adapters(adapter)
+        self._active = adapter
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One model of an ensemble. `components`: arguments of its pipeline but the denoiser; parts equal on disk are one object in memory."""
+
+    name: str
+    card: ModelCard
+    noise: NoisePath
+    network: nn.Module
+    components: Mapping[str, object] = field(repr=False)
+    pipeline_class: type = field(repr=False)
+    adapter: str | None = None
+    switch: Switch | None = field(default=None, repr=False)
+
+    def __call__(self, *args: object, **kwargs: object) -> Tensor:
+        """The network's forward with this member's adapter active: the raw prediction, without gradients."""
+        with torch.no_grad():
+            if self.switch is None:
+                return self.network(*args, **{**kwargs, "return_dict": False})[0]
+            with self.switch.lock:
+                self.switch.activate(self.adapter)
+                return self.network(*args, **{**kwargs, "return_dict": False})[0]
+
+    def new_pipeline(self, slot: str) -> object:
+        """A stock pipeline of this member alone; it shares every part in memory."""
+        return self.pipeline_class(**{**self.components, slot: self.network})
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """K members in one latent space. Concurrent jobs each take their own `subset(range(K))`: it shares memory, not the pipeline object."""
+
+    members: tuple[Member, ...]
+    family: Family
+    size: tuple[int, int]  # (height, width) in pixels of the images that are encoded and fitted
+
+    @cached_property
+    def _pipeline(self) -> object:
+        return self.members[0].new_pipeline(self.family.slot)
+
+    @property
+    def pipeline(self) -> object:
+        """The stock pipeline of member 0, with its adapter active."""
+        first = self.members[0]
+        if first.switch is not None:
+            with first.switch.lock:
+                first.switch.activate(first.adapter)
+        return self._pipeline
+
+    @property
+    def noise(self) -> NoisePath:
+        """Member 0's path: latents and levels of the whole ensemble are on it."""
+        return self.members[0].noise
+
+    @property
+    def device(self) -> torch.device:
+        return self.members[0].network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.members[0].network.dtype
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
+    @property
+    def cards(self) -> tuple[ModelCard, ...]:
+        return tuple(member.card for member in self.members)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the latent of one image, as the denoiser is given it."""
+        return latent_shape(self._pipeline, self.family, self.size)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def subset(self, indices: range | list[int]) -> Ensemble:
+        """The ensemble of some members, in that order, with a pipeline object of its own."""
+        indices = list(indices)
+        if not indices or not all(-len(self) <= i < len(self) for i in indices):
+            raise ModelError(f"cannot take members {indices} of an ensemble of {len(self)}: choose at least one, numbered from 0")
+        return Ensemble(tuple(self.members[i] for i in indices), self.family, self.size)
+
+    def encode(self, images: list[Image.Image]) -> Tensor:
+        """Latents `(N, *shape)` float32 on the CPU; the same images always give the same latents (the posterior's mode)."""
+        return encode(self._pipeline, self.family, list(images), self.size) if images else torch.zeros(0, *self.shape)
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        return decode(self._pipeline, self.family, latents, self.size) if len(latents) else []
+
+    @cached_property
+    def _voices(self) -> tuple[tuple[Voice, ...], tuple[int, ...]]:
+        """The distinct ways of reading a prompt, member 0's first, and each member's."""
+        voices, of_member, seen = [], [], {}
+        for member in self.members:
+            key = (member.card.prompt_template, *(id(member.components.get(name)) for name in self.family.text))
+            if key not in seen:
+                seen[key] = len(voices)
+                voices.append(Voice(member.card.prompt_template, member.new_pipeline(self.family.slot)))
+            of_member.append(seen[key])
+        return tuple(voices), tuple(of_member)
+
+    def relay(self) -> Relay:
+        """What gives each member its own prompt while the stock pipeline samples."""
+        return Relay(self.family, *self._voices)
+
+    def predictor(self, prompts: list[str], *, guidance: float | None = None) -> Callable[..., Tensor]:
+        """`predict(x_t, level, index=None) -> (K, B, ...)`: the members' predicted noise, float32, on the device of `x_t`.
+
+        x_t `(B, *shape)` lies on `noise`'s path at `level` `(B,)`; row b is conditioned on `prompts[index[b]]`, without `index` on
+        `prompts[b]`, every member through its own prompt template. `guidance=None`: the plain conditional prediction.
+        """
+        prompts = list(prompts)
+        distinct = list(dict.fromkeys(prompts))
+        which = torch.tensor([distinct.index(prompt) for prompt in prompts], dtype=torch.long)
+        voices, of_member = self._voices
+        recorded = [record(voice.pipeline, self.family, voice.say(distinct), self.size, guidance=guidance) for voice in voices]
+
+        def predict(x_t: Tensor, level: Tensor, index: Tensor | None = None) -> Tensor:
+            rows = torch.arange(len(x_t)) if index is None else torch.as_tensor(index, dtype=torch.long).cpu()
+            if len(rows) != len(x_t) or (len(rows) and int(rows.max()) >= len(which)):
+                raise ModelError(f"{len(x_t)} latents need one of the {len(which)} prompts each")
+            x, at = x_t.to(self.device, torch.float32), level.to(self.device, torch.float32).expand(len(x_t))
+            noises = []
+            for member, voice in zip(self.members, of_member):
+
+                def network(x_k: Tensor, level_k: Tensor, member: Member = member, voice: int = voice) -> Tensor:
+                    t = member.noise.timestep(level_k)
+                    return recorded[voice].predict(member, x_k.to(self.dtype), t, which[rows])
+
+                noises.append(predict_pair(network, x, at, self.noise, member.noise)[1])
+            return torch.stack(noises).to(x_t.device)
+
+        return predict

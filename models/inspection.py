@@ -1,0 +1,148 @@
+"""Reads what a model is from its configuration and safetensors headers, and refuses members that cannot be fused, before anything is loaded."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .catalog import ModelCard
+from .errors import ModelError
+from .families import Family, family_of
+from .integrity import HASHED, header, read_json, refuse_pickles, same_tensors, weight_files
+
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # where components may come from; `stable_diffusion` is diffusers' own
+ENCODER = ("encoder.", "quant_conv.")  # the half of an autoencoder that decides what a latent means
+
+
+@dataclass(frozen=True)
+class Description:
+    """What configuration files say about one card: enough to refuse it."""
+
+    card: ModelCard
+    folder: Path
+    adapter: Path | None
+    family: Family
+    pipeline_class: str
+    parts: Mapping[str, list]  # component -> [library, class]
+    network: Mapping
+    autoencoder: Mapping
+    scheduler: Mapping
+
+    @property
+    def name(self) -> str:
+        return self.card.title
+
+
+def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description:
+    """Read a card's configuration files. Raises ModelError for folders that are incomplete, unsafe, damaged, or none of our families."""
+    name = card.title
+    if not folder.is_dir():
+        raise ModelError(f"'{name}': there is no folder {folder}: check the path, or fetch the model first")
+    index = read_json(folder / "model_index.json", name)
+    family = family_of(str(index.get("_class_name")))
+    if family.name != card.family:
+        raise ModelError(f"'{name}' is {family.title}, but its card says {card.family}: correct the family to {family.name}")
+    parts = {part: value for part, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1] is not None}
+    for part, (library, cls) in parts.items():
+        if library not in LIBRARIES:
+            raise ModelError(f"'{name}' asks for its own code ({part}: {library}.{cls}), which is never run here: use a standard model")
+    if parts.get(family.slot, [None, None])[1] != family.network:
+        raise ModelError(f"'{name}' needs a {family.network} in {family.slot}/, its model_index.json says {parts.get(family.slot)}")
+    config = lambda part, file: read_json(folder / part / file, name) if part in parts else {}  # noqa: E731
+    description = Description(card, folder, adapter, family, str(index["_class_name"]), parts, config(family.slot, "config.json"),
+                              config("vae", "config.json"), config("scheduler", "scheduler_config.json"))  # fmt: skip
+    _refuse_broken(description)
+    return description
+
+
+def _refuse_broken(model: Description) -> None:
+    channels, out = model.network.get("in_channels"), model.network.get("out_channels")
+    latent = model.autoencoder.get("latent_channels", channels)
+    packed = 4 if model.family.name == "flux" else 1
+    if channels != latent * packed:
+        raise ModelError(f"'{model.name}' takes {channels} channels for a latent of {latent}: inpainting and editing models cannot be fused")
+    if out is not None and out != channels:
+        raise ModelError(f"'{model.name}' predicts {out} channels from {channels} (a learned variance): such models cannot be fused")
+
+
+def check_files(model: Description) -> None:
+    """Refuse missing, pickled-only and damaged weights of a complete local folder, from headers alone."""
+    for part, (_, cls) in model.parts.items():
+        if part == "scheduler" or "Tokenizer" in cls or "Processor" in cls or "Extractor" in cls:
+            continue
+        files = weight_files(model.folder / part, ".safetensors") if (model.folder / part).is_dir() else []
+        if not files:
+            if (model.folder / part).is_dir():
+                refuse_pickles(model.folder / part, model.name)
+            raise ModelError(f"'{model.name}' has no safetensors weights in {part}/: convert the model to safetensors, or download it again")
+        for file in files:
+            header(file, model.name)
+    if model.adapter is not None:
+        _refuse_adapter(model)
+
+
+def _refuse_adapter(model: Description) -> None:
+    """The adapter's cross-attention must read text of the base's width."""
+    width = model.network.get("cross_attention_dim") or model.network.get("joint_attention_dim")
+    shapes = header(model.adapter, model.name)
+    if not any("lora" in key.lower() for key in shapes):
+        raise ModelError(f"'{model.name}': {model.adapter.name} holds no LoRA weights: choose a LoRA file in safetensors form")
+    for key, shape in shapes.items():
+        reads_text = "attn2" in key and "to_k" in key and any(down in key for down in ("lora_A", "lora_down", "lora.down"))
+        if reads_text and len(shape) == 2 and shape[1] != width:
+            raise ModelError(f"'{model.name}': the adapter was made for text of width {shape[1]}, its base has {width}: "
+                             "use the adapter with the model it was trained on")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ can they be fused?
+
+def refuse_unfusable(models: list[Description]) -> None:
+    """Raise ModelError, naming both members and the reason, at the first member that does not share the first one's latent space."""
+    first = models[0]
+    for other in models[1:]:
+        reason = difference(first, other)
+        if reason:
+            raise ModelError(f"'{first.name}' and '{other.name}' cannot be fused: {reason}. Choose members of one family and one latent space.")
+
+
+def difference(first: Description, other: Description) -> str | None:
+    """Why two models cannot be fused, None when they can."""
+    if first.family != other.family:
+        return f"the first is {first.family.title}, the second {other.family.title}"
+    for key, what in (("in_channels", "latent channels"), ("sample_size", "latent size"), ("cross_attention_dim", "text width"),
+                      ("joint_attention_dim", "text width"), ("pooled_projection_dim", "pooled text width"),
+                      ("projection_class_embeddings_input_dim", "pooled text width"), ("guidance_embeds", "embedded guidance"),
+                      ("time_cond_proj_dim", "embedded guidance")):  # fmt: skip
+        mine, yours = first.network.get(key), other.network.get(key)
+        if mine != yours:
+            return f"their {what} differs ({mine} and {yours})"
+    for key in ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "latent_channels", "block_out_channels"):
+        mine, yours = first.autoencoder.get(key), other.autoencoder.get(key)
+        if mine != yours:
+            return f"their autoencoders differ ({key} {mine} and {yours})"
+    if "vae" in first.parts and not same_component(first.folder / "vae", other.folder / "vae"):
+        if not same_tensors(first.folder / "vae", other.folder / "vae", ENCODER, other.name):
+            return "their autoencoders have different weights, so the same latent means different images"
+    return None
+
+
+def same_component(first: Path, second: Path) -> bool:
+    """Whether two component folders hold the same files: JSON equal but for diffusers' notes (`_...`), the rest byte by byte."""
+    if first.resolve() == second.resolve():
+        return True
+    if not (first.is_dir() and second.is_dir()):
+        return False
+    mine, yours = ({path.relative_to(folder): path for path in weight_files(folder, *HASHED)} for folder in (first, second))
+    return {*mine} == {*yours} and all(_same_file(mine[name], yours[name]) for name in mine)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    if first.resolve() == second.resolve():
+        return True
+    if first.suffix == ".json":
+        contents = [read_json(path, path.parent.name) for path in (first, second)]
+        return len({json.dumps({k: v for k, v in content.items() if not k.startswith("_")}, sort_keys=True) for content in contents}) == 1
+    return filecmp.cmp(first, second, shallow=False)

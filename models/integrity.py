@@ -1,0 +1,104 @@
+"""Trust in files: hashes, pickles, damaged safetensors, weights that are not numbers. Reads bytes and headers, never unpickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .errors import ModelError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+HASHED = (".safetensors", ".json", ".txt", ".model")  # everything that decides what a model does
+ADAPTER = "adapter:"  # prefix of an adapter's files in a card's hashes
+
+
+def weight_files(folder: Path, *suffixes: str) -> list[Path]:
+    """Files below `folder` (or the file itself) with one of the suffixes, sorted; hidden folders (.git, .cache) left out."""
+    found = [folder] if folder.is_file() else [path for path in folder.rglob("*") if path.is_file()]
+    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])  # noqa: E731
+    return sorted(path for path in found if path.suffix.lower() in suffixes and not hidden(path))
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """`{path below folder: sha256}` of every file that decides what the model does."""
+    root = folder.parent if folder.is_file() else folder
+    return {path.relative_to(root).as_posix(): file_hash(path) for path in weight_files(folder, *HASHED)}
+
+
+def refuse_pickles(folder: Path, name: str) -> None:
+    """Raise ModelError when `folder` holds pickled weights: reading one can run any program hidden in it."""
+    pickles = weight_files(folder, *PICKLES)
+    if pickles:
+        shown = pickles[0].name if folder.is_file() else pickles[0].relative_to(folder).as_posix()
+        raise ModelError(f"'{name}' holds pickled weights ({shown}), which can run any program when read: "
+                         "convert the model to safetensors and remove the pickle")  # fmt: skip
+
+
+def verify_hashes(folder: Path, hashes: Mapping[str, str], name: str) -> None:
+    """Check every file below `folder` against `{path: sha256}`: all must match and none may be missing or unlisted. Empty: no check."""
+    if not hashes:
+        return
+    found = {path.relative_to(folder.parent if folder.is_file() else folder).as_posix(): path for path in weight_files(folder, *HASHED)}
+    for relative in sorted({*found, *hashes}):
+        if relative not in found:
+            raise ModelError(f"'{name}' lacks {relative}, which its card lists: download the model again")
+        if relative not in hashes:
+            raise ModelError(f"'{name}' holds {relative}, which its card does not list: remove it or use the original folder")
+        if file_hash(found[relative]) != hashes[relative]:
+            raise ModelError(f"'{name}': {relative} is not the file its card describes (sha256 differs): download the model again")
+
+
+def read_json(path: Path, name: str) -> dict:
+    """A JSON object, with a clear error when it is missing or damaged."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"'{name}' lacks {path.parent.name}/{path.name}: it is not a complete diffusers folder") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"'{name}': {path.name} cannot be read ({error}): download the model again") from error
+    if not isinstance(data, dict):
+        raise ModelError(f"'{name}': {path.name} is not a JSON object: download the model again")
+    return data
+
+
+def header(path: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """`{tensor: shape}` of a safetensors file from its header alone. Raises ModelError when the file is damaged or truncated."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"'{name}': {path.name} is damaged ({error}): download the model again") from error
+
+
+def same_tensors(first: Path, second: Path, keep: tuple[str, ...], name: str, tolerance: float = 2e-3) -> bool:
+    """Whether two weight folders hold the same tensors under the prefixes `keep`, up to half precision's rounding. Reads one at a time."""
+    places = [{key: path for path in weight_files(folder, ".safetensors") for key in header(path, name)} for folder in (first, second)]
+    wanted = [{key for key in place if key.startswith(keep)} for place in places]
+    if wanted[0] != wanted[1]:
+        return False
+    for key in sorted(wanted[0]):
+        values = []
+        for place in places:
+            with safe_open(place[key], framework="pt") as file:
+                values.append(file.get_tensor(key).float())
+        if values[0].shape != values[1].shape or not torch.allclose(*values, rtol=tolerance, atol=tolerance * float(values[0].abs().mean())):
+            return False
+    return True
+
+
+def refuse_not_finite(module: torch.nn.Module, name: str, part: str) -> None:
+    """Raise ModelError when a weight is NaN or infinite: every image would be black."""
+    for key, value in module.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ModelError(f"'{name}': weight {key} of its {part} is not a number: the file was saved broken, choose another copy")
