@@ -15,7 +15,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
-from . import autoencoder, probe
+from . import autoencoder, card, probe
 from .population import BARE_PROMPTS, MEMBER_POPULATIONS, PROFESSIONS, sampling_floor, total_variation
 
 SAMPLES, STEPS = 2048, 20
@@ -79,4 +79,5 @@ def main(assets: Path, *, device: str = "cpu", count: int = SAMPLES, names: tupl
         with safe_open(folder / "probe.safetensors", "pt") as shipped:
             results["probe"] = shipped.metadata()
         file.write_text(json.dumps(results, indent=1) + "\n")
+    card.write(folder)
     return results
