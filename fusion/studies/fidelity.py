@@ -1,5 +1,6 @@
 """Does the fit see the population, and do samples show it? Measured on the shipped portraits, whose populations are known.
 
+    python -m fusion.studies.fidelity calibrate       # the shipped calibration, from 192 renderings of each member's population
     python -m fusion.studies.fidelity proportions     # 12 images of known mixtures: error, coverage, warnings
     python -m fusion.studies.fidelity samples         # 2,048 samples per method and example target: distance to the target's population
     python -m fusion.studies.fidelity report          # both as assets/fidelity/README.md
@@ -32,26 +33,35 @@ MIXTURES = {
     "harbor + summit": (0.5, 0.5, 0, 0), "harbor + meadow": (0.7, 0, 0.3, 0), "summit + delta": (0, 0.3, 0, 0.7),
     "valley": (0.61, 0.27, 0.12, 0), "three": (0, 0.34, 0.33, 0.33), "uniform": (0.25, 0.25, 0.25, 0.25),
 }  # fmt: skip
-POOL, CHUNK, IMAGES, DRAWS = 200, 40, 12, 24
+CALIBRATION, POOL, CHUNK, IMAGES, DRAWS = 192, 200, 40, 12, 24
 
 
 def portraits_ensemble(device: str = "auto"):
     return load_ensemble([catalog[f"portraits/{name}"] for name in NAMES], device=device)
 
 
-def pool(ensemble, name: str, population: np.ndarray, work: Path, seed: int) -> tuple[ResidualGram, np.ndarray]:
-    """The statistic of `POOL` fresh renderings drawn from `population`, and their cells `(POOL,)`; in resumable chunks."""
+def calibrate(assets: Path, work: Path) -> None:
+    """Measure the members on fresh renderings of their own populations and write `assets/calibration/portraits.safetensors`."""
+    ensemble = portraits_ensemble()
+    grams = [pool(ensemble, f"own-{n}", MEMBER_POPULATIONS[n], work, 40_000 + 1000 * i, CALIBRATION)[0] for i, n in enumerate(NAMES)]
+    target = assets / "calibration" / "portraits.safetensors"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Calibration.from_grams(grams).save(target)
+
+
+def pool(ensemble, name: str, population: np.ndarray, work: Path, seed: int, count: int = POOL) -> tuple[ResidualGram, np.ndarray]:
+    """The statistic of `count` fresh renderings drawn from `population`, and their cells `(count,)`; in resumable chunks."""
     rng = np.random.default_rng(seed)
-    portraits = draw(population, POOL, rng)
+    portraits = draw(population, count, rng)
     images = [render(portrait, rng) for portrait in portraits]
     grams = []
-    for begin in range(0, POOL, CHUNK):
+    for begin in range(0, count, CHUNK):
         file = work / f"pool-{name}-{begin}.safetensors"
         if not file.is_file():
             part = slice(begin, begin + CHUNK)
             gram = fit_gram(ensemble, images[part], [caption(p.profession) for p in portraits[part]], seed=seed + begin)
             gram.save(file)
-            print(f"{time.strftime('%H:%M:%S')} {name}: {begin + CHUNK} of {POOL} images", flush=True)
+            print(f"{time.strftime('%H:%M:%S')} {name}: {min(begin + CHUNK, count)} of {count} images", flush=True)
         grams.append(ResidualGram.load(file))
     return ResidualGram.merge(*grams), np.array([p.cell for p in portraits])
 
@@ -96,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
 
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m fusion.studies.fidelity", description=__doc__, formatter_class=raw)
-    parser.add_argument("stage", nargs="+", choices=["proportions", "samples", "report"])
+    parser.add_argument("stage", nargs="+", choices=["calibrate", "proportions", "samples", "report"])
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     parser.add_argument("--work", type=Path, default=Path(".train/fidelity"), help="partial results (default: .train/fidelity)")
     parser.add_argument("--samples", type=int, default=2048, help="samples per method and target (default: 2048)")
@@ -106,6 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if "calibrate" in arguments.stage:
+        calibrate(arguments.assets, arguments.work)
     if "proportions" in arguments.stage:
         proportions(arguments.assets, arguments.work)
     if "samples" in arguments.stage:

@@ -72,9 +72,9 @@ def samples_table(result: dict) -> str:
     text = f"""
 ## Samples
 
-{result["samples"]:,} samples a method, {result["steps"]} steps, bare prompts, attributes read by the probe. Total variation over the 18
-cells to the target's population (95 % interval over samples); the floor is what a perfect sampler measures. Fitted to the 12 images in `assets/targets`.
-Gain: how much nearer than the nearest single member, chosen with the truth in hand.
+{result["samples"]:,} samples a method, {result["steps"]} steps, bare prompts, attributes read by the probe. Total variation over the
+18 cells to the target's population (95 % interval over samples); the floor is what a perfect sampler measures. Fitted to the 12
+images in `assets/targets`. Gain: how much nearer than the nearest single member, chosen with the truth in hand.
 """
     for target, entry in result["targets"].items():
         fit, shares = entry["fit"], lambda values: ", ".join(f"{name} {value:.2f}" for name, value in zip(NAMES, values))
