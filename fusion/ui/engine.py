@@ -1,0 +1,218 @@
+"""The one door from the page to `models` and `fusion`: cards, ensembles, fits, samples. Plain functions, no HTML.
+
+The cache of loaded ensembles is the only thing that visitors share; it is locked, and holds what cannot differ between them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+DEFAULT_MODELS = ("portraits/harbor", "portraits/summit", "portraits/meadow", "portraits/delta")
+KEPT_ENSEMBLES = 2
+
+_lock = threading.Lock()
+_ensembles: OrderedDict[tuple, object] = OrderedDict()
+
+
+def cards() -> dict:
+    """id -> ModelCard of everything on offer whose files are here, or that a hub can give."""
+    from models.catalog import catalog
+
+    return {name: card for name, card in catalog.items() if available(card)}
+
+
+def available(card) -> bool:
+    """False for a shipped card whose folder has not been trained or fetched yet."""
+    from models.catalog import local_path
+
+    local = [p for p in (card.source, card.adapter) if p and (str(p).startswith("assets/") or Path(p).is_absolute())]
+    return all(local_path(p).exists() for p in local)
+
+
+def device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
+
+
+def ensemble(chosen: Iterable, progress=None):
+    """The loaded ensemble of these cards, from the cache where possible. Raises ModelError with cause and cure."""
+    from models.loading import load_ensemble
+
+    chosen = tuple(chosen)
+    key = tuple((c.id, c.source, c.revision, c.adapter) for c in chosen)
+    with _lock:
+        if key not in _ensembles:
+            _ensembles[key] = load_ensemble(chosen, progress=progress)
+        _ensembles.move_to_end(key)
+        while len(_ensembles) > KEPT_ENSEMBLES:
+            _ensembles.popitem(last=False)
+        return _ensembles[key]
+
+
+def shipped_calibration(chosen: Iterable, gram):
+    """The calibration that comes with these models, reduced to them; None if there is none for this choice or these settings."""
+    from fusion.calibration import Calibration
+
+    path = ASSETS / "calibration" / "portraits.safetensors"
+    names = [c.title for c in chosen]
+    if not path.is_file() or not all(c.id.startswith("portraits/") for c in chosen):
+        return None
+    whole = Calibration.load(path)
+    alike = len(whole.strata) == len(gram.strata) and whole.draws == gram.draws
+    return whole.select(names) if alike and set(names) <= set(whole.names) else None
+
+
+def fit(chosen, images, captions, *, levels: int, draws: int, job):
+    """A `Fit` of these models to these pictures; when stopped, of the pictures that were finished."""
+    from fusion.fitting import fit_all
+    from fusion.objective import fit_gram
+
+    loaded = ensemble(chosen, job.report)
+    gram = fit_gram(loaded, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped)
+    return fit_all(gram, shipped_calibration(chosen, gram))
+
+
+def calibrate(chosen, result, *, job, samples: int = 96):
+    """The same fit with proportions, after drawing `samples` images from each model."""
+    from fusion.calibration import calibrate as run
+    from fusion.fitting import fit_all
+
+    made = run(ensemble(chosen, job.report), None, samples=samples, prompts=sorted(set(result.gram.prompts)), progress=job.report, stop=job.stopped)
+    return fit_all(result.gram, made)
+
+
+def refit(gram_path: Path, chosen):
+    """The fit of a stored statistic: milliseconds, no network runs. None if it does not hold all the chosen models."""
+    from fusion.fitting import fit_all
+    from fusion.objective import ResidualGram
+
+    gram = ResidualGram.load(gram_path)
+    names = [c.title for c in chosen]
+    if not names or not set(names) <= set(gram.names):
+        return None
+    smaller = gram.select(members=[gram.names.index(n) for n in names])
+    return fit_all(smaller, shipped_calibration(chosen, smaller))
+
+
+def subset(result, chosen):
+    """The fit of fewer models from a fit of more: nothing is run again."""
+    from fusion.fitting import fit_all
+
+    names = [c.title for c in chosen]
+    if len(names) < 2 or not set(names) <= set(result.gram.names):
+        return None
+    smaller = result.gram.select(members=[result.gram.names.index(n) for n in names])
+    return fit_all(smaller, shipped_calibration(chosen, smaller))
+
+
+def distance_form(result, match=None) -> dict:
+    """Distance of samples from the target as numbers that a browser can evaluate: of a Mix, or, with `match`, of a Blend."""
+    from fusion.methods.matching import distance_form as form
+
+    return form(result, match)
+
+
+def matched(chosen, result, plan, *, job):
+    """`(fit with matched weights, distance form of blends)`: draws about K + 4 batches. Raises MethodError without a calibration."""
+    from fusion.methods import SamplingPlan
+    from fusion.methods.matched import match
+
+    settings = SamplingPlan(list(plan.prompts[:1]), [0], steps=plan.steps, stop=job.stopped, progress=job.report)
+    found, last = match(ensemble(chosen, job.report), result, settings)
+    return found, distance_form(found, last)
+
+
+def save_with_recipe(sample, chosen, plan, path: Path) -> None:
+    """The image as PNG, its recipe inside."""
+    from fusion.methods import SamplingPlan
+    from fusion.recipe import Recipe
+
+    settings = SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps)
+    Recipe.of_sample(ensemble(chosen), sample, settings).save_png(sample.image, path)
+
+
+def recipe_json(chosen, result, plan, mode: str, weights, metrics: dict) -> str:
+    """What a user keeps: the mixer's weights as they are, with the fit's interval."""
+    from fusion.methods import SamplingPlan
+    from fusion.recipe import Recipe
+    from fusion.weights import Weights
+
+    source = None if result is None else result.calibrated if mode == "mix" else result.published
+    interval = None if source is None else source.interval_
+    names = tuple(c.title for c in chosen)
+    settings = SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps)
+    kept = Weights(np.asarray(weights), interval, names, "set on the page")
+    return Recipe.of(ensemble(chosen), "mixture" if mode == "mix" else "scorefusion", settings, kept, metrics=metrics).to_json()
+
+
+def default_weights(result, mode: str) -> np.ndarray:
+    """What `Fitted` sets: the calibrated proportions to mix, the matched weights to blend (else the published ones)."""
+    if mode == "mix":
+        return np.asarray(result.calibrated.proportions_ if result.calibrated is not None else result.mixture.proportions_, float)
+    return np.asarray(result.matched.values if result.matched is not None else result.published.weights_, float)
+
+
+def samples(chosen, result, method: str, plan, weights, *, job):
+    """Yields `Sample`s of one method; `yours` draws with the mixer's weights as (mode, values)."""
+    from fusion.methods import METHODS, SamplingPlan
+
+    loaded = ensemble(chosen, job.report)
+    name = method
+    if method == "yours":
+        name = "mixture" if weights[0] == "mix" else "scorefusion"
+    settings = SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, stop=job.stopped, progress=job.report,
+                                 weights=np.asarray(weights[1]) if method == "yours" else None)
+    yield from METHODS[name].run(loaded, result, settings)
+
+
+def evaluations(chosen, result, method: str, plan, weights) -> float | None:
+    """Network evaluations per image."""
+    from fusion.methods import METHODS, SamplingPlan
+
+    name = {"mix": "mixture", "blend": "scorefusion"}[weights[0]] if method == "yours" else method
+    settings = SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, weights=np.asarray(weights[1]) if method == "yours" else None)
+    return METHODS[name].cost(ensemble(chosen), result, settings).evaluations
+
+
+def hosted() -> bool:
+    """True on a hosted Space, where pictures travel to a server."""
+    import os
+
+    return bool(os.environ.get("SPACE_ID"))
+
+
+def has_probe() -> bool:
+    return (ASSETS / "models" / "portraits" / "probe.safetensors").is_file()
+
+
+def open_images(paths) -> list:
+    from PIL import Image
+
+    return [Image.open(p).convert("RGB") for p in paths]
+
+
+def audit(groups) -> list[dict]:
+    """Population of each `(name, images)` as the probe reads it, its distance to the first group's, and what chance alone would give."""
+    from models.portraits import probe
+    from models.portraits.population import PRESENTATIONS, TONES, sampling_floor, total_variation
+
+    tables = [(name, len(images), probe.population(images)) for name, images in groups]
+    target = tables[0][2]
+    return [{"name": name, "count": count, "table": table, "rows": list(PRESENTATIONS), "columns": list(TONES),
+             "distance": total_variation(table, target), "floor": sampling_floor(target, count, draws=300)} for name, count, table in tables]
+
+
+def with_matched_weights(result, stored: dict):
+    """`result` with matched weights that were found before: `{"values", "interval"}`."""
+    from dataclasses import replace
+
+    from fusion.weights import Weights
+
+    return replace(result, matched=Weights(np.array(stored["values"]), np.array(stored["interval"]), tuple(result.gram.names), "matched"))

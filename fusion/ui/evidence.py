@@ -1,0 +1,126 @@
+"""Section 5: what the answer rests on. Tabs over numbers that the fit already holds; nothing here runs a network of an ensemble."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from . import charts, engine, models_section, state
+from .panel import section
+
+TABS = ("level", "explains", "correlation", "metrics", "population")
+
+
+def render(session) -> str:
+    say = session.say
+    if session.fit is None:
+        return section(session, 5, "evidence", f'<p class="soft">{say("evidence.none")}</p>')
+    tabs = "".join(f'<button type="button" role="tab" id="tab-{t}" aria-selected="{"true" if t == session.tab else "false"}" tabindex="{0 if t == session.tab else -1}" '
+                   f'data-do="tab" data-name="{t}" aria-controls="tab-panel">{say(f"evidence.{t}")}</button>' for t in TABS)
+    body = {"level": _level, "explains": _explains, "correlation": _correlation, "metrics": _metrics, "population": _population}[session.tab](session)
+    old = f'<p><span class="badge old">{say("older")}</span></p>' if session.stale() else ""
+    return section(session, 5, "evidence", f'<div class="tabs" role="tablist">{tabs}</div>{old}<div id="tab-panel" class="stack" role="tabpanel" aria-labelledby="tab-{session.tab}">{body}</div>')
+
+
+def _lead(session, key: str) -> str:
+    return f'<p class="soft" style="max-width:72ch">{session.say(key)}</p>'
+
+
+def _level(session) -> str:
+    """Error of every member, and of the published blend, at each noise level."""
+    gram, tell = session.fit.gram, session.tell
+    per_level = gram.per_level(smooth=False)
+    weights = np.asarray(session.fit.published.weights_)
+    names = [*gram.names, tell("evidence.fused")]
+    series = [per_level[:, k, k] for k in range(len(gram.names))] + [np.einsum("i,lij,j->l", weights, per_level, weights)]
+    centres = 0.5 * (np.asarray(gram.strata)[1:] + np.asarray(gram.strata)[:-1])
+    chart = charts.lines(names, centres.tolist(), [s.tolist() for s in series], x_title=tell("evidence.level_x"), y_title=tell("evidence.level_y"), label=tell("evidence.level"))
+    rows = [[f"{x:.2f}", *(f"{s[n]:.4f}" for s in series)] for n, x in enumerate(centres)]
+    return _lead(session, "evidence.level_help") + charts.legend(names) + chart + charts.table([tell("evidence.level_x"), *names], rows, tell("word.table"))
+
+
+def _explains(session) -> str:
+    """Which model explains which picture: responsibilities, and pictures that no model explains."""
+    mixture, names, say = session.fit.mixture, session.fit.gram.names, session.say
+    items, rows = [], []
+    for n, shares in enumerate(np.asarray(mixture.responsibilities_)):
+        picture = session.pictures[n] if n < len(session.pictures) and not session.stale() else None
+        image = f'<img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" loading="lazy">' if picture else f"<b>{n + 1}</b>"
+        bar = "".join(f'<i style="flex-grow:{max(float(w), 0):.4f};background:{charts.colour(k)}"></i>' for k, w in enumerate(shares) if w > 0.002)
+        best = int(np.argmax(shares))
+        odd = f'<br><span class="badge old">{say("evidence.outlier")}</span>' if bool(mixture.outliers_[n]) else ""
+        items.append(f'<li>{image}<span class="stackbar" aria-hidden="true">{bar}</span><span>{charts.mark(best)}{escape(names[best])} {charts_share(shares[best])}{odd}</span></li>')
+        rows.append([picture.name if picture else n + 1, *(f"{w:.3f}" for w in shares)])
+    return (_lead(session, "evidence.explains_help") + charts.legend(names) + '<ul class="explain">' + "".join(items) + "</ul>"
+            + charts.table([session.tell("word.image"), *names], rows, session.tell("word.table")))
+
+
+def charts_share(value: float) -> str:
+    return f"{100 * float(value):.0f}\u202f%"
+
+
+def _correlation(session) -> str:
+    """How the members' errors go together, over images and levels."""
+    gram, tell = session.fit.gram, session.tell
+    matrix = gram.mean("simple", smooth=True)
+    scale = np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
+    values = matrix / np.maximum(scale, 1e-300)
+    rows = [[n, *(f"{v:.3f}" for v in values[k])] for k, n in enumerate(gram.names)]
+    return (_lead(session, "evidence.correlation_help") + charts.heatmap(gram.names, gram.names, values, label=tell("evidence.correlation"), signed=True, top=1.0)
+            + charts.table(["", *gram.names], rows, tell("word.table")))
+
+
+def _metrics(session) -> str:
+    """Losses and held-out gains in one table, with intervals, and the measured distances of an example."""
+    fit, tell = session.fit, session.tell
+    matrix = fit.gram.mean("simple", smooth=False)
+    rows = [[n, f"{matrix[k, k]:.5f}"] for k, n in enumerate(fit.gram.names)]
+    even = np.full(len(matrix), 1 / len(matrix))
+    rows += [[tell("method.uniform"), f"{even @ matrix @ even:.5f}"], [tell("method.scorefusion"), f"{fit.published.loss_:.5f}"], [tell("method.scorefusion_levels"), f"{fit.levels.loss_:.5f}"]]
+    gains = [[tell(f"evidence.{key}"), _gain(record)] for key, record in (("gain_uniform", fit.published.gain_uniform_), ("gain_single", fit.published.gain_single_))]
+    body = _table([tell("word.model"), tell("evidence.loss")], rows) + _table([tell("evidence.gain"), tell("evidence.gain_value")], gains)
+    return _lead(session, "evidence.metrics_help") + f'<div class="pair">{body}</div>' + (_measured(session) if session.example else "")
+
+
+def _gain(record) -> str:
+    if record is None:
+        return "–"
+    return f"{100 * record.relative:+.2f} %  ({record.interval[0]:+.2e} … {record.interval[1]:+.2e})"
+
+
+def _measured(session) -> str:
+    from . import first_screen
+
+    stored = first_screen.stored(session.example)
+    if stored is None:
+        return ""
+    rows = [[session.tell(f"method.{d['method']}"), f"{d['value']:.3f}", f"{d['low']:.3f}–{d['high']:.3f}", d["samples"], f"{d['floor']:.3f}"] for d in stored["distances"]]
+    heads = [session.tell(k) for k in ("word.method", "evidence.distance", "word.interval", "word.samples", "evidence.floor")]
+    return f'<h3>{session.say("evidence.measured")}</h3>' + _table(heads, rows)
+
+
+def _table(heads, rows) -> str:
+    head = "".join(f'<th scope="col"{"" if i == 0 else " class=num"}>{escape(str(h))}</th>' for i, h in enumerate(heads))
+    body = "".join("<tr>" + "".join(f'<td{"" if i == 0 else " class=num"}>{escape(str(v))}</td>' for i, v in enumerate(r)) + "</tr>" for r in rows)
+    return f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _population(session) -> str:
+    """Counts of what the probe reads: target, and every column of the grid. Portraits only: elsewhere there is no probe."""
+    if not all(c.id.startswith("portraits/") for c in models_section.chosen(session)) or not engine.has_probe():
+        return f'<p class="soft">{session.say("evidence.no_probe")}</p>'
+    groups = [(session.tell("evidence.target"), [p.image for p in session.pictures])]
+    groups += [(session.tell(f"method.{c.method}"), engine.open_images([s.path for s in c.shots.values()])) for c in session.columns if c.shots]
+    audit = engine.audit([(name, images) for name, images in groups if images])
+    plates = "".join(f'<figure><h3>{escape(a["name"])} <small>{session.say("evidence.count", count=a["count"])}</small></h3>'
+                     + charts.heatmap([session.tell(f"presentation.{r}") for r in a["rows"]], [session.tell(f"tone.{t}") for t in a["columns"]], a["table"], label=a["name"], top=max(0.3, float(np.max(a["table"]))))
+                     + "</figure>" for a in audit)
+    rows = [[a["name"], a["count"], f"{a['distance']:.2f}", f"{a['floor']:.2f}"] for a in audit[1:]]
+    table = _table([session.tell(k) for k in ("word.method", "word.samples", "evidence.distance", "evidence.floor")], rows) if rows else ""
+    return _lead(session, "evidence.population_help") + f'<div class="pair">{plates}</div>' + table
+
+
+def set_tab(session, data: dict) -> None:
+    if data.get("name") in TABS:
+        session.tab = data["name"]

@@ -1,0 +1,124 @@
+"""The first screen: an answer before any click, read from files. `python -m fusion.ui.first_screen` makes them by a real run.
+
+Files, below assets/first_screen/: `<target>.json` (schema 1, see `make.py` beside this file's `stored`), `<target>.gram.safetensors`
+(the statistic, from which the page rebuilds the whole fit in milliseconds) and `<target>-<method>-<n>.png`. Without them: the empty state.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from html import escape
+
+import numpy as np
+
+from . import charts, engine, state, texts
+from .panel import notes
+
+FOLDER = engine.ASSETS / "first_screen"
+SCHEMA = 1
+
+
+@functools.lru_cache(maxsize=8)
+def stored(name: str | None) -> dict | None:
+    """The precomputed answer for one example, or None."""
+    file = FOLDER / f"{name}.json"
+    if not name or not name.isalpha() or not file.is_file():
+        return None
+    data = json.loads(file.read_text("utf-8"))
+    return data if data.get("schema") == SCHEMA else None
+
+
+def take_stored_fit(session) -> None:
+    """Use the stored statistic of the session's example, if it holds the selected models: nothing is run."""
+    from . import models_section
+
+    data, cards = stored(session.example), models_section.chosen(session)
+    statistic = FOLDER / f"{session.example}.gram.safetensors"
+    if data is None or not statistic.is_file() or len(cards) < 2 or data["images"] != len(session.pictures):
+        return
+    fit = engine.refit(statistic, cards)
+    if fit is None:
+        return
+    if data.get("matched") and [c.id for c in cards] == data["members"]:
+        fit = engine.with_matched_weights(fit, data["matched"])
+    session.take_fit(fit, tuple(c.id for c in cards))
+    session.blend = data.get("blend") if fit.matched is not None else None
+    session.weights = {mode: engine.default_weights(fit, mode) for mode in state.MODES}
+
+
+def render(session) -> str:
+    data = stored(session.example or "valley")
+    return f'<div class="sf" id="first-screen">{notes(session, "page")}{_answer(session, data) if data else _empty(session)}</div>'
+
+
+def _empty(session) -> str:
+    say = session.say
+    return (f'<div class="hero" style="grid-template-columns:minmax(0,720px)"><div class="stack" style="gap:24px"><h2>{say("hero.empty")}</h2>'
+            f'<p class="lead">{say("hero.empty_lead")}</p><p><a class="btn primary" href="#target">{say("hero.own")}</a></p></div></div>')
+
+
+def headline(language: str, data: dict) -> str:
+    """`Your 12 portraits look like 61 % Harbor, 27 % Summit and 12 % Meadow.`"""
+    order = np.argsort(-np.asarray(data["proportions"]))
+    parts = [texts.html(language, "hero.part", share=texts.share(data["proportions"][k]), name=data["names"][k]) for k in order if data["proportions"][k] >= 0.02]
+    return texts.say(language, "hero.headline", count=data["images"], parts=texts.join(language, parts))
+
+
+def _answer(session, data: dict) -> str:
+    say, example = session.say, session.tell(f"example.{data['target']}")
+    strip = "".join(f'<img src="{state.link(engine.ASSETS / "targets" / data["target"] / "fit" / f)}" alt="" width="52" height="52">' for f in data["files"])
+    return (f'<div class="hero"><div class="stack" style="gap:20px"><p class="eyebrow">{say("hero.eyebrow", name=example)}</p>'
+            f'<h2>{headline(session.language, data)}</h2><p class="lead">{_distance_sentence(session, data)}</p>'
+            f'{charts.shares(data["names"], data["proportions"], data["interval"], title=session.tell("fit.proportions"))}<p class="soft">{_honesty(session, data)}</p>'
+            f'<div class="row"><a class="btn primary" href="#target">{say("hero.own")}</a><a class="btn" href="#fit">{say("hero.mixer")}</a></div></div>'
+            f'<div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">{say("hero.target", count=data["images"])}</p><div class="strip" aria-hidden="true">{strip}</div></div>'
+            f'<div><p class="eyebrow" style="margin-bottom:8px">{say("hero.row", seeds=", ".join(map(str, data["seeds"])))}</p>{_rows(session, data)}</div></div></div>')
+
+
+def _best(data: dict) -> dict:
+    return min(data["distances"], key=lambda d: d["value"])
+
+
+def _of(data: dict, method: str) -> dict | None:
+    return next((d for d in data["distances"] if d["method"] == method), None)
+
+
+def _distance_sentence(session, data: dict) -> str:
+    """What fusion gained over the best single model, or, as plainly, that it lost."""
+    single = _of(data, "single")
+    fused = min((d for d in data["distances"] if d["method"] != "single"), key=lambda d: d["value"])
+    key = "hero.wins" if fused["high"] < single["low"] else "hero.loses" if fused["low"] > single["high"] else "hero.ties"
+    return session.say(key, method=session.tell(f"method.{fused['method']}"), fused=f"{fused['value']:.2f}", single=f"{single['value']:.2f}")
+
+
+def _honesty(session, data: dict) -> str:
+    width = max(high - low for low, high in data["interval"])
+    parts = [session.say("hero.interval")]
+    if width > 0.5:
+        parts.append(session.say("fit.undecided"))
+    if data["outside"]:
+        parts.append(session.say("fit.outside", p="< 0.001" if data["p_value"] < 0.001 else f"= {data['p_value']:.3f}"))
+    return " ".join(parts)
+
+
+def _rows(session, data: dict) -> str:
+    best, say, top = _best(data), session.say, max(d["high"] for d in data["distances"])
+    rows = []
+    for row in data["rows"]:
+        d = _of(data, row["method"])
+        images = "".join(f'<img src="{state.link(FOLDER / s["file"])}" width="58" height="58" alt="{escape(_alt(session, data, row, s))}" title="{escape(_alt(session, data, row, s))}">' for s in row["shots"])
+        name = session.tell(f"method.{row['method']}")
+        detail = row["member"] or " ".join(f"{w:.2f}" for w in row["weights"])
+        rows.append(f'<div class="hero-row {"best" if d is best else ""}"><div><strong>{escape(name)}</strong><br><small>{escape(detail)}</small></div><div class="shots">{images}</div>'
+                    f'<div class="dist"><span>{say("hero.distance", value=round(d["value"], 2))} <small>{d["low"]:.2f}–{d["high"]:.2f}</small></span>'
+                    f'<span class="bar"><i style="width:{100 * d["value"] / top:.0f}%"></i><u style="left:{100 * d["floor"] / top:.0f}%"></u></span></div></div>')
+    n, floor = data["distances"][0]["samples"], data["distances"][0]["floor"]
+    return "".join(rows) + f'<p class="soft" style="margin-top:10px">{say("hero.floor", samples=f"{n:,}", floor=f"{floor:.2f}")}</p>'
+
+
+def _alt(session, data: dict, row: dict, shot: dict) -> str:
+    weights = ", ".join(f"{n} {w:.2f}" for n, w in zip(data["names"], row["weights"]) if w >= 0.005)
+    source = session.tell("compare.from", name=shot["member"]) if shot.get("member") else weights
+    method, seed = session.tell("method." + row["method"]), session.tell("compare.seed", seed=shot["seed"])
+    return f"{method}, {source}, {seed}: {shot['prompt']}"

@@ -1,0 +1,174 @@
+"""Section 3: Fit. The calibrated proportions first, the published weights beside them, and one sentence on why they differ."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from . import charts, engine, jobs, models_section, texts
+from .panel import notes, progress, section
+
+WIDE = 0.5  # an interval this wide decides nothing
+
+
+def render(session) -> str:
+    say = session.say
+    cards, pictures = models_section.chosen(session), session.pictures
+    blocked = "fit.need_models" if len(cards) < 2 else "fit.need_images" if not pictures else ""
+    busy = session.job is not None or bool(session.waiting)
+    parts = [f'<div class="row"><button class="btn primary" type="button" id="fit-button" data-do="fit" data-event="fit" {"disabled" if blocked or busy else ""}>'
+             f'{say("fit.again" if session.fit is not None else "fit.button")}</button>'
+             f'<span class="soft">{say(blocked) if blocked else say("fit.cost", models=len(cards), images=len(pictures), evaluations=_evaluations(session))}</span></div>',
+             _settings(session), progress(session, "fit"), progress(session, "calibrate"), notes(session, "fit")]
+    if session.fit is not None:
+        if session.stale():
+            parts.append(f'<p><span class="badge old">{say("older")}</span> <span class="soft">{say("fit.older")}</span></p>')
+        parts.append(answer(session))
+    return section(session, 3, "fit", "".join(parts))
+
+
+def _evaluations(session) -> str:
+    return f"{2 * session.draws * session.level_count * len(session.pictures) * len(session.selected):,}"
+
+
+def _settings(session) -> str:
+    say = session.say
+    options = "".join(f'<option value="{n}" {"selected" if n == session.level_count else ""}>{n}</option>' for n in (8, 16, 32))
+    draws = "".join(f'<option value="{n}" {"selected" if n == session.draws else ""}>{n}</option>' for n in (1, 2, 4, 8))
+    return (f'<details><summary>{say("fit.settings")}</summary><div class="row"><label class="field">{say("fit.levels")}<select data-do="levels">{options}</select></label>'
+            f'<label class="field">{say("fit.draws")}<select data-do="draws">{draws}</select></label></div></details>')
+
+
+def answer(session) -> str:
+    """Both answers side by side with intervals, the sentence between them, and the verdicts."""
+    say, fit = session.say, session.fit
+    names, published = list(fit.gram.names), fit.published
+    first = _calibrated(session, names) if fit.calibrated is not None else _uncalibrated(session, names)
+    second = (f'<div class="card second"><h3>{say("fit.published")}</h3><p class="soft">{say("fit.published_help")}</p>'
+              f'{charts.shares(names, published.weights_, published.interval_, title=session.tell("fit.published"))}</div>')
+    return (f'<div class="answer" id="answer">{first}{second}</div><p class="soft">{_why(session)}</p>{_verdicts(session)}' + charts.table(
+        [session.tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")],
+        _rows(fit, names), session.tell("word.table")))
+
+
+def _calibrated(session, names) -> str:
+    say, calibrated = session.say, session.fit.calibrated
+    return (f'<div class="card"><h3>{say("fit.proportions")}</h3><p class="soft">{say("fit.proportions_help")}</p>'
+            f'{charts.shares(names, calibrated.proportions_, calibrated.interval_, title=session.tell("fit.proportions"))}</div>')
+
+
+def _uncalibrated(session, names) -> str:
+    say = session.say
+    busy = "disabled" if session.job is not None else ""
+    return (f'<div class="card"><h3>{say("fit.mixture")}</h3><p class="soft">{say("fit.uncalibrated")}</p>{charts.shares(names, session.fit.mixture.proportions_)}'
+            f'<p style="margin-top:16px"><button class="btn" type="button" data-do="calibrate" data-event="calibrate" {busy}>{say("fit.calibrate")}</button></p></div>')
+
+
+def _rows(fit, names) -> list[list[str]]:
+    def pair(record, k):
+        return "–" if record is None else f"{record[k][0]:.2f}–{record[k][1]:.2f}"
+
+    calibrated, published = fit.calibrated, fit.published
+    first = calibrated.proportions_ if calibrated is not None else fit.mixture.proportions_
+    interval = calibrated.interval_ if calibrated is not None else None
+    return [[n, f"{first[k]:.3f}", pair(interval, k), f"{published.weights_[k]:.3f}", pair(published.interval_, k)] for k, n in enumerate(names)]
+
+
+def _why(session) -> str:
+    """One sentence on why the two answers differ, or that they agree."""
+    fit = session.fit
+    if fit.calibrated is None:
+        return session.say("fit.why_uncalibrated")
+    distance = 0.5 * np.abs(np.asarray(fit.calibrated.proportions_) - np.asarray(fit.published.weights_)).sum()
+    return session.say("fit.why_differ" if distance > 0.1 else "fit.why_agree")
+
+
+def undecided(fit) -> bool:
+    """True if the pictures hardly narrow down the proportions."""
+    interval = fit.calibrated.interval_ if fit.calibrated is not None else None
+    return interval is not None and float(np.max(np.asarray(interval)[:, 1] - np.asarray(interval)[:, 0])) > WIDE
+
+
+def _verdicts(session) -> str:
+    say, fit, said = session.say, session.fit, []
+    if fit.calibrated is not None and fit.calibrated.outside_:
+        said.append(("warn", say("fit.outside", p=_p(fit.calibrated.p_value_))))
+    elif fit.calibrated is not None:
+        said.append(("info", say("fit.inside", p=_p(fit.calibrated.p_value_))))
+    if undecided(fit):
+        said.append(("warn", say("fit.undecided")))
+    if not fit.published.determined_:
+        said.append(("info", say("fit.flat")))
+    if len(fit.gram) == 1:
+        said.append(("warn", say("fit.one_image")))
+    return "".join(f'<div class="note {kind}" role="status">{text}</div>' for kind, text in said)
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def run(session):
+    """Generator: fits in a thread and yields while there is progress. Partial work is kept when stopped; errors are said in place."""
+    cards = models_section.chosen(session)
+    ids, pictures = tuple(c.id for c in cards), list(session.pictures)
+    session.notes.pop("fit", None)
+    levels, draws = session.level_count, session.draws
+    job = jobs.Job("fit", lambda j: engine.fit(cards, [p.image for p in pictures], [p.caption for p in pictures], levels=levels, draws=draws, job=j))
+    yield from follow(session, job)
+    if job.result is not None:
+        done = len(job.result.gram)
+        session.take_fit(job.result, ids)
+        if done < len(pictures):
+            session.note("fit", "warn", session.tell("fit.partial", done=done, total=len(pictures)))
+        _reset_weights(session)
+    yield
+
+
+def run_calibration(session):
+    """Generator: draws from each model and fits again with proportions."""
+    cards, before = models_section.chosen(session), session.fit
+    if before is None or session.stale():
+        return
+    job = jobs.Job("calibrate", lambda j: engine.calibrate(cards, before, job=j))
+    yield from follow(session, job)
+    if job.result is not None:
+        session.take_fit(job.result, tuple(c.id for c in cards))
+        _reset_weights(session)
+    yield
+
+
+def follow(session, job):
+    """Make `job` the visitor's current one, yield at each change, and turn what went wrong into a sentence beside its button."""
+    session.job, session.waiting = job, ""
+    try:
+        for _ in job.ticks():
+            yield
+    finally:
+        session.job = None
+    if job.error is not None and not (job.stopped() and not isinstance(job.error, ValueError)):
+        place = {"calibrate": "fit", "sweep": "compare"}.get(job.kind, job.kind)
+        kind = "warn" if job.stopped() else "bad"
+        session.note(place, kind, session.tell("run.stopped_early") if job.stopped() else explain(session, job.error))
+
+
+def explain(session, error: Exception) -> str:
+    """Cause and cure. Our own errors are written for people; anything else is named, and the log has the rest."""
+    if isinstance(error, (ValueError, FileNotFoundError)):
+        return str(error)
+    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        return session.tell("run.memory")
+    return session.tell("run.failed", error=f"{type(error).__name__}: {error}"[:300])
+
+
+def _reset_weights(session) -> None:
+    session.weights = {mode: engine.default_weights(session.fit, mode) for mode in ("mix", "blend")}
+
+
+def set_levels(session, data: dict) -> None:
+    session.level_count = int(data.get("value", 16)) if str(data.get("value")) in ("8", "16", "32") else session.level_count
+
+
+def set_draws(session, data: dict) -> None:
+    session.draws = int(data.get("value", 1)) if str(data.get("value")) in ("1", "2", "4", "8") else session.draws

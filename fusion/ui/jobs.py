@@ -1,0 +1,63 @@
+"""Long work in a thread, so that the page keeps answering: progress out, one stop flag in. Knows nothing of models or of the page."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+
+class Job:
+    """Runs `work(job)` in a thread. `work` calls `job.report(done, total, message)` and looks at `job.stopped()`.
+
+    `kind` names it on the page. After the end `result` or `error` is set; what a stopped job had finished is its result too.
+    """
+
+    def __init__(self, kind: str, work: Callable[[Job], object]):
+        self.kind, self._work = kind, work
+        self.done, self.total, self.message = 0, 0, ""
+        self.result: object | None = None
+        self.error: Exception | None = None
+        self.started = time.monotonic()
+        self._stop = threading.Event()
+        self._changed = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.result = self._work(self)
+        except Exception as error:  # shown on the page by whoever waits for this job
+            self.error = error
+        finally:
+            self._changed.set()
+
+    def report(self, done: int, total: int, message: str = "") -> None:
+        self.done, self.total, self.message = int(done), int(total), message
+        self._changed.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def ticks(self, every: float = 0.2) -> Iterator[None]:
+        """Starts the work and yields whenever there is something new to show, at least each second. Stops it if the listener leaves."""
+        self._thread.start()
+        try:
+            while self._thread.is_alive():
+                self._changed.wait(1.0)
+                self._changed.clear()
+                yield
+                self._thread.join(every)
+        finally:
+            self.stop()
+            self._thread.join(30)

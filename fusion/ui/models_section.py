@@ -1,0 +1,125 @@
+"""Section 1: which models take part. Cards to pick from, and a field to add one by hub id or folder."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+
+from . import charts, engine, state
+from .panel import notes, section
+
+SHIPPED_NOTE = "models.summary."
+
+
+def offered(session) -> dict:
+    """id -> card: the catalog, then what this visitor added."""
+    return {**engine.cards(), **session.added}
+
+
+def chosen(session) -> list:
+    """The selected cards, in the order of the catalog: one order everywhere keeps colours and markers stable."""
+    cards = offered(session)
+    return [cards[name] for name in cards if name in session.selected]
+
+
+def render(session) -> str:
+    cards = offered(session)
+    if not cards:
+        body = f'<div class="note info" role="status">{session.say("models.none")}</div>'
+    else:
+        order = [c.id for c in chosen(session)]
+        body = f'<div class="cards" role="group" aria-label="{session.say("models.title")}">' + "".join(
+            _card(session, card, order.index(card.id) if card.id in order else None) for card in cards.values()) + "</div>"
+    return section(session, 1, "models", body + notes(session, "models") + _add(session))
+
+
+def _card(session, card, index: int | None) -> str:
+    marker = charts.mark(index) if index is not None else ""
+    texts_ = session.say
+    summary = _summary(session, card)
+    picture = f'<img class="thumb" alt="" src="{state.link(engine.ASSETS / card.thumbnail)}">' if _has_thumbnail(card) else ""
+    plate = charts.population(np.asarray(card.population), texts_("models.population", name=card.title)) if card.population is not None else ""
+    badges = [card.family.upper(), card.licence or texts_("models.no_licence"), *(["LoRA"] if card.adapter else []), *_compatibility(session, card)]
+    return (f'<button class="model" type="button" role="checkbox" aria-checked="{"true" if index is not None else "false"}" data-do="toggle" data-id="{escape(card.id)}">'
+            f'<span class="head">{marker}<strong>{escape(card.title)}</strong><span class="tick" aria-hidden="true">{"✓" if index is not None else ""}</span></span>'
+            f"{picture}{plate}<p>{summary}</p><span class='meta'>" + "".join(f'<span class="badge">{escape(b)}</span>' for b in badges) + "</span></button>")
+
+
+def _has_thumbnail(card) -> bool:
+    return bool(card.thumbnail) and (engine.ASSETS / card.thumbnail).is_file()
+
+
+def _summary(session, card) -> str:
+    """The shipped models' sentence in the visitor's language; for others what their card says."""
+    key = "models.summary." + card.id.removeprefix("portraits/")
+    if card.id.startswith("portraits/") and key in state.texts.table():
+        return session.say(key)
+    return escape(card.summary)
+
+
+def _compatibility(session, card) -> list[str]:
+    """A remark if this card's family differs from the selected ones: it could not be fused with them."""
+    others = {c.family for c in chosen(session) if c.id != card.id}
+    return [session.say("models.other_family")] if others and card.family not in others else []
+
+
+def _add(session) -> str:
+    say = session.say
+    return (f'<details><summary>{say("models.add")}</summary><div class="row"><label class="field" style="flex:1;min-width:220px">{say("models.add_help")}'
+            f'<input type="text" id="add-model" data-enter="#add-button" placeholder="stable-diffusion-v1-5/stable-diffusion-v1-5" autocomplete="off" spellcheck="false"></label>'
+            f'<button class="btn" type="button" id="add-button" data-do="add" data-with="#add-model" style="align-self:end">{say("models.add_button")}</button></div></details>')
+
+
+def toggle(session, data: dict) -> None:
+    """Add or remove one model. Weights and a fit that still make sense are kept."""
+    name = data.get("id")
+    if name not in offered(session):
+        return
+    before = [c.id for c in chosen(session)]
+    if name in session.selected:
+        session.selected.remove(name)
+    else:
+        session.selected.append(name)
+    session.notes.pop("models", None)
+    _carry(session, before)
+    families = {c.family for c in chosen(session)}
+    if len(families) > 1:
+        session.note("models", "bad", session.tell("models.mixed", families=", ".join(sorted(families)).upper()))
+
+
+def _carry(session, before: list[str]) -> None:
+    """Keep what is known after the selection changed: weights by model, and the fit if it covers the new selection."""
+    after = [c.id for c in chosen(session)]
+    for mode, weights in list(session.weights.items()):
+        if weights is not None and len(weights) == len(before):
+            share = dict(zip(before, weights))
+            new = np.array([share.get(name, 0.0) for name in after])
+            session.weights[mode] = new / new.sum() if new.sum() > 0 else np.full(len(after), 1 / max(len(after), 1))
+    session.stamp += 1
+    if session.fit is not None and not session.stale_before(before):
+        smaller = engine.subset(session.fit, chosen(session))
+        if smaller is not None:
+            session.take_fit(smaller, tuple(after))
+
+
+def add(session, data: dict) -> None:
+    """A model from a hub id or a folder. Errors are said beside the field, and nothing is lost."""
+    from models.catalog import card_for
+    from models.errors import ModelError
+
+    typed = str(data.get("value", "")).strip()
+    if not typed:
+        session.note("models", "bad", session.tell("models.add_empty"))
+        return
+    try:
+        card = card_for(typed)
+    except ModelError as error:
+        session.note("models", "bad", str(error))
+        return
+    before = [c.id for c in chosen(session)]
+    session.added[card.id] = card
+    if card.id not in session.selected:
+        session.selected.append(card.id)
+    session.note("models", "info", session.tell("models.added", name=card.title))
+    _carry(session, before)

@@ -1,0 +1,38 @@
+// Small things that only the browser can do. No request leaves the page from here.
+window.scoreFusionCopy = async (node) => {
+  const field = document.getElementById('share-link');
+  const address = new URL(field.value, location.href).toString();
+  try { await navigator.clipboard.writeText(address); } catch { field.value = address; field.select(); document.execCommand('copy'); }
+  const before = node.textContent;
+  node.textContent = node.dataset.copied;
+  setTimeout(() => { node.textContent = before; }, 1600);
+};
+// Pictures pasted anywhere (but into a text field's text) go where dropped ones go.
+document.addEventListener('paste', (event) => {
+  const files = [...(event.clipboardData?.files || [])];
+  const input = document.querySelector('#drop input[type=file]');
+  if (!files.length || !input) return;
+  const transfer = new DataTransfer();
+  files.forEach((file) => transfer.items.add(file));
+  input.files = transfer.files;
+  input.dispatchEvent(new Event('change', { bubbles: true }));
+});
+// The address follows the state, so that a reload or a bookmark finds it again; the document states its language.
+new MutationObserver(() => {
+  const field = document.getElementById('share-link'), head = document.getElementById('head');
+  if (head && document.documentElement.lang !== head.dataset.language) document.documentElement.lang = head.dataset.language;
+  const query = field?.getAttribute('value');
+  if (!window.scoreFusionReady || !query || query === window.scoreFusionQuery) return;
+  window.scoreFusionQuery = query;
+  const theme = new URLSearchParams(location.search).get('__theme');
+  history.replaceState(null, '', query + (theme ? '&__theme=' + theme : '') + location.hash);
+}).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ['value', 'data-language'] });
+document.addEventListener('click', (event) => {
+  const link = event.target.closest('.sf a[href^="#"]');
+  if (!link) return;
+  event.preventDefault();
+  const target = document.getElementById(link.getAttribute('href').slice(1));
+  target?.scrollIntoView({ behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth' });
+  target?.setAttribute('tabindex', '-1');
+  target?.focus({ preventScroll: true });
+});

@@ -1,0 +1,191 @@
+"""The page: one panel per section over plain functions, and the wiring between them. `build()` makes it, `launch()` serves it.
+
+Every event changes the visitor's `Session` and returns what changed on screen. Long work runs as generators that share one device queue.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+
+import gradio as gr
+
+from . import compare, engine, evidence, first_screen, fit, header, mixer, models_section, report, state, target, texts
+from .panel import panel
+
+PANELS = {"head": header.render, "hero": first_screen.render, "models": models_section.render, "target_head": target.render_head, "target": target.render,
+          "fit": fit.render, "mixer": mixer.data, "compare": compare.render, "evidence": evidence.render, "report": report.render}
+ACTIONS = {
+    "language": header.set_language, "toggle": models_section.toggle, "add": models_section.add, "example": target.take_example, "remove": target.remove,
+    "clear": target.clear, "caption": target.caption, "default_caption": target.default_caption, "levels": fit.set_levels, "draws": fit.set_draws,
+    "plan": compare.set_plan, "method": compare.set_method, "vote_next": compare.vote_next, "vote": compare.vote, "vote_pause": compare.vote_pause,
+    "tab": evidence.set_tab, "report": report.make,
+}
+LONG = {"fit": fit.run, "calibrate": fit.run_calibration, "compare": compare.run, "sweep": compare.run_sweep}
+MAX_FILE = "64mb"
+
+
+def start(session: state.Session) -> state.Session:
+    """A visitor's first state: the shipped models, and the first example where it is there."""
+    offered = engine.cards()
+    session.selected = [name for name in engine.DEFAULT_MODELS if name in offered]
+    example = next((name for name in target.EXAMPLES if target.has_example(name)), None)
+    if example:
+        target.take_example(session, {"name": example})
+    return session
+
+
+def refresh(session: state.Session) -> list:
+    """New values for the panels that changed since the last time, nothing for the others."""
+    out = []
+    for name, render in PANELS.items():
+        value = render(session)
+        changed = session.sent.get(name) != value
+        session.sent[name] = value
+        out.append(value if changed else gr.skip())
+    return out
+
+
+# ------------------------------------------------------------------------------------------------ events
+
+def on_load(session: state.Session, request: gr.Request) -> list:
+    """Language and state from the address, or the browser's language; then everything is drawn once."""
+    session.sent.clear()
+    session.language = texts.browser_language(request.headers.get("accept-language"))
+    start(session)
+    params = dict(request.query_params)
+    example = params.get("example", "")
+    if target.has_example(example):
+        target.take_example(session, {"name": example})
+    bad = state.restore(session, params, set(engine.cards()))
+    if "models" in params and session.pictures:
+        session.fit = None
+        chosen_mode, wanted = session.mode, session.weights.get(session.mode)
+        first_screen.take_stored_fit(session)
+        if "weights" in params and "weights" not in bad and wanted is not None:
+            session.weights[chosen_mode] = wanted
+    if bad:
+        session.note("page", "warn", session.tell("page.bad_link", parts=", ".join(bad)[:200]))
+    return refresh(session)
+
+
+def on_act(session: state.Session, event: gr.EventData) -> list:
+    """A button or field of a panel. Unknown actions do nothing: what arrives comes from a browser."""
+    sent = event._data if isinstance(event._data, dict) else {}
+    action = ACTIONS.get(str(sent.get("do")))
+    if action is not None:
+        action(session, sent)
+    return refresh(session)
+
+
+def on_upload(session: state.Session, files) -> list:
+    target.upload(session, [str(f) for f in files or []])
+    return [None, *refresh(session)]
+
+
+def on_stop(session: state.Session) -> list:
+    if session.job is not None:
+        session.job.stop()
+    session.waiting = ""
+    return refresh(session)
+
+
+def on_release(session: state.Session, event: gr.EventData) -> list:
+    mixer.release(session, event._data if isinstance(event._data, dict) else {})
+    return refresh(session)
+
+
+def on_mode(session: state.Session, event: gr.EventData) -> list:
+    mixer.switch(session, event._data if isinstance(event._data, dict) else {})
+    return refresh(session)
+
+
+def waiting(kind: str):
+    def mark(session: state.Session) -> list:
+        if session.job is None:
+            session.waiting = kind
+        return refresh(session)
+
+    return mark
+
+
+def long(kind: str):
+    """A generator event: the device is ours from the first line on."""
+    def run(session: state.Session, request: gr.Request):
+        if session.job is not None or session.waiting != kind:  # a second click, or stopped while waiting
+            yield refresh(session)
+            return
+        work = LONG[kind](session)
+        try:
+            for _ in work:
+                state.register(request.session_hash, session.job)
+                yield refresh(session)
+        finally:
+            work.close()
+            session.waiting = ""
+            state.register(request.session_hash, None)
+        yield refresh(session)
+
+    return run
+
+
+def on_unload(request: gr.Request) -> None:
+    state.tab_closed(request.session_hash)
+
+
+# ------------------------------------------------------------------------------------------------ page
+
+def build() -> gr.Blocks:
+    """The page. Its first content is that of a fresh visitor, so that the answer is painted before any event."""
+    first = start(state.Session())
+    shown = {name: render(first) for name, render in PANELS.items()}
+    with gr.Blocks(title="ScoreFusion Studio", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+        session = gr.State(state.Session(), time_to_live=6 * 3600, delete_callback=state.Session.close)
+        parts = {}
+        with gr.Column(elem_classes="sf-page"):
+            for name in PANELS:
+                if name == "target":
+                    drop = gr.File(file_count="multiple", show_label=False, label="Target", elem_id="drop", elem_classes="sf-drop", height=140)
+                parts[name] = mixer.build(shown[name]) if name == "mixer" else panel(shown[name], f"panel-{name}")
+        _wire(page, session, parts, drop)
+    return page
+
+
+def _wire(page: gr.Blocks, session: gr.State, parts: dict, drop: gr.File) -> None:
+    outputs = list(parts.values())
+    quick = {"inputs": session, "outputs": outputs, "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+    for name, part in parts.items():
+        if name == "mixer":
+            continue
+        part.act(on_act, api_name=f"act_{name}", **quick)
+    for name in ("fit", "compare"):
+        parts[name].stop(on_stop, api_name=f"stop_{name}", **quick)
+    for kind, place in (("fit", "fit"), ("calibrate", "fit"), ("compare", "compare"), ("sweep", "compare")):
+        started = getattr(parts[place], kind)(waiting(kind), api_name=f"wait_{kind}", **quick)
+        started.then(long(kind), api_name=kind, **(quick | {"concurrency_limit": 1, "concurrency_id": "device"}))
+    parts["mixer"].release(on_release, api_name="release", **quick)
+    parts["mixer"].mode(on_mode, api_name="mode", **quick)
+    drop.upload(on_upload, [session, drop], [drop, *outputs], api_name="upload", **{k: v for k, v in quick.items() if k not in ("inputs", "outputs")})
+    loaded = page.load(on_load, api_name="load", **quick)
+    loaded.then(None, js="() => { window.scoreFusionReady = true; }", api_visibility="private")
+    page.unload(on_unload)
+
+
+def theme() -> gr.Theme:
+    """Gradio's own parts in our type; the font lies in the package, nothing is fetched."""
+    font = [gr.themes.LocalFont("IBM Plex Sans"), "system-ui", "Segoe UI", "Hiragino Sans", "Noto Sans JP", "Noto Sans CJK JP", "sans-serif"]
+    return gr.themes.Base(font=font, font_mono=["ui-monospace", "Menlo", "monospace"], primary_hue="indigo", neutral_hue="stone")
+
+
+def launch(page: gr.Blocks, **overrides):
+    """Serve the page: to this machine only, unless it runs on a Space. `overrides` for tests (port, prevent_thread_lock)."""
+    folder = resources.files(__package__)
+    css = folder.joinpath("page.css").read_text("utf-8") + folder.joinpath("mixer.css").read_text("utf-8")
+    gr.set_static_paths([p for p in (first_screen.FOLDER, engine.ASSETS / "targets", engine.ASSETS / "thumbnails") if p.is_dir()])
+    page.queue(max_size=64)
+    settings = dict(
+        server_name="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1", share=False, show_error=False, quiet=True, footer_links=["api"],
+        allowed_paths=[], max_file_size=MAX_FILE, enable_monitoring=False, ssr_mode=False, strict_cors=True, run_history=False, pwa=False, mcp_server=False,
+        theme=theme(), css=css, js=folder.joinpath("page.js").read_text("utf-8"), state_session_capacity=1000,
+    )  # fmt: skip
+    return page.launch(**(settings | overrides))

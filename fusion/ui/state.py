@@ -1,0 +1,245 @@
+"""What one visitor has chosen, dropped in, fitted and generated. Nothing here is shared between visitors; `Session` lives in a `gr.State`.
+
+Also the address: everything small enough to share is written into, and read from, the query of the URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import shutil
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import numpy as np
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from . import texts
+
+MARKS = "●■▲◆★⬟▼✚"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FD1", "#7A7A7A")  # Okabe-Ito, then two of our own
+MODES = ("mix", "blend")
+MAX_SEED = 2**31 - 1
+
+
+@dataclass
+class Picture:
+    """One accepted target picture; `path` is its copy that the page may serve."""
+
+    image: Image.Image
+    name: str
+    caption: str
+    path: str
+    note: str = ""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.image.tobytes() + self.caption.encode()).hexdigest()[:16]
+
+
+@dataclass
+class Shot:
+    """One generated image on screen: where its PNG lies and what made it."""
+
+    path: str
+    prompt: str
+    seed: int
+    weights: tuple[float, ...]
+    member: str | None = None
+
+
+@dataclass
+class Column:
+    """One method's images in the grid; `key` names the settings they were made with."""
+
+    method: str
+    key: str
+    shots: dict[tuple[str, int], Shot] = field(default_factory=dict)
+    evaluations: float | None = None
+    weights: tuple[float, ...] | None = None
+
+
+@dataclass
+class Plan:
+    """What Compare is asked to draw."""
+
+    prompts: tuple[str, ...] = ("a portrait of a scientist",)
+    first_seed: int = 0
+    count: int = 4
+    steps: int = 20
+    methods: tuple[str, ...] = ("single", "uniform", "scorefusion", "mixture")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.first_seed, self.first_seed + self.count))
+
+
+@dataclass(eq=False)
+class Session:
+    """Mutable, and changed only by this visitor's own events."""
+
+    language: str = texts.DEFAULT
+    selected: list[str] = field(default_factory=list)
+    added: dict = field(default_factory=dict)  # id -> ModelCard typed in by this visitor
+    pictures: list[Picture] = field(default_factory=list)
+    example: str | None = None
+    default_caption: str = "a portrait of a person"
+    fit: object | None = None  # fusion.fitting.Fit, or None
+    fit_ids: tuple[str, ...] = ()  # which models, in order, and which pictures it was made of
+    fit_pictures: str = ""
+    blend: dict | None = None  # distance form of blends, once `matched` has measured some
+    mix_form: tuple | None = None  # (calibrated fit, its distance form)
+    mode: str = "mix"
+    weights: dict = field(default_factory=dict)  # mode -> (K,) of the selected models
+    plan: Plan = field(default_factory=Plan)
+    columns: list[Column] = field(default_factory=list)
+    sweep: list[Shot] = field(default_factory=list)
+    sweep_key: str = ""
+    vote: dict = field(default_factory=dict)
+    tab: str = "level"
+    level_count: int = 16
+    draws: int = 1
+    notes: dict = field(default_factory=dict)  # place -> list of (kind, sentence key or plain text)
+    job: object | None = None
+    waiting: str = ""
+    files: dict = field(default_factory=dict)  # report files that can be downloaded
+    sent: dict = field(default_factory=dict)  # panel -> what the browser shows, so that only changes travel
+    stamp: int = 0
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+
+    def __deepcopy__(self, memo) -> Session:
+        return Session()  # gr.State copies its default once per visitor: always start fresh, share nothing
+
+    @property
+    def folder(self) -> Path:
+        """Where this visitor's images lie; below Gradio's upload folder, so that the page may serve them."""
+        path = Path(get_upload_folder()) / "scorefusion" / self.token
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def say(self, key: str, **values) -> str:
+        return texts.html(self.language, key, **values)
+
+    def tell(self, key: str, **values) -> str:
+        """Plain text, for places that escape it themselves."""
+        return texts.say(self.language, key, **values)
+
+    def stale(self) -> bool:
+        """True if a fit is there, but of other models, pictures or settings."""
+        return self.fit is not None and (set(self.fit_ids) != set(self.selected) or self.fit_pictures != self.picture_key())
+
+    def stale_before(self, ids: list[str]) -> bool:
+        """Whether the fit was already out of date while `ids` were the selected models."""
+        return self.fit_ids != tuple(ids) or self.fit_pictures != self.picture_key()
+
+    def picture_key(self) -> str:
+        return hashlib.sha256("|".join([*(p.digest for p in self.pictures), str(self.level_count), str(self.draws)]).encode()).hexdigest()[:16]
+
+    def take_fit(self, fit, ids: tuple[str, ...]) -> None:
+        """Make `fit` the current one, of the pictures and settings as they are now."""
+        self.blend = None
+        self.fit, self.fit_ids, self.fit_pictures = fit, tuple(ids), self.picture_key()
+        self.stamp += 1
+
+    def column_key(self, method: str) -> str:
+        parts = [self.fit_pictures, *self.fit_ids, *sorted(self.selected), str(self.plan.steps), *(p for p in self.plan.prompts), str(self.plan.seeds)]
+        if method == "yours":
+            parts += [self.mode, *(f"{w:.4f}" for w in self.weights.get(self.mode, ()))]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+
+    def note(self, place: str, kind: str, *sentences: str) -> None:
+        """Replace what is said at `place`; kind is `bad`, `warn` or `info`."""
+        self.notes[place] = [(kind, s) for s in sentences]
+
+    def close(self) -> None:
+        """Stop what runs and forget the files."""
+        if self.job is not None:
+            self.job.stop()
+        shutil.rmtree(Path(get_upload_folder()) / "scorefusion" / self.token, ignore_errors=True)
+
+
+_running: dict[str, object] = {}
+_running_lock = threading.Lock()
+
+
+def register(session_hash: str | None, job: object | None) -> None:
+    """Remember which job belongs to which open tab, so that closing the tab stops it. None forgets."""
+    with _running_lock:
+        if job is None:
+            _running.pop(session_hash, None)
+        else:
+            _running[session_hash] = job
+
+
+def tab_closed(session_hash: str | None) -> None:
+    """Called when a tab is closed or reloaded: its job stops within one step."""
+    with _running_lock:
+        job = _running.pop(session_hash, None)
+    if job is not None:
+        job.stop()
+
+
+def link(path: str | Path) -> str:
+    """Address of a file that the page may serve, relative to the page."""
+    return "gradio_api/file=" + quote(str(path))
+
+
+def query(session: Session) -> str:
+    """Models, weights, mode, seeds, example and language as a URL query that `restore` reads."""
+    parts = {"lang": session.language, "models": ",".join(session.selected), "mode": session.mode}
+    weights = session.weights.get(session.mode)
+    if weights is not None:
+        parts["weights"] = ",".join(f"{w:.4f}" for w in weights)
+    if session.example:
+        parts["example"] = session.example
+    plan = session.plan
+    parts |= {"prompt": "|".join(plan.prompts), "seed": plan.first_seed, "images": plan.count, "steps": plan.steps}
+    return "?" + urlencode(parts)
+
+
+def restore(session: Session, params: dict[str, str], known: set[str]) -> list[str]:
+    """Set the session from a URL query. Returns the keys that could not be used, for one sentence on the page."""
+    bad = []
+    if params.get("lang") in texts.LANGUAGES:
+        session.language = params["lang"]
+    if params.get("models"):
+        wanted = params["models"].split(",")[:16]
+        session.selected = [m for m in dict.fromkeys(wanted) if m in known]
+        bad += [m for m in wanted if m not in known]
+    if params.get("mode") in MODES:
+        session.mode = params["mode"]
+    if params.get("weights"):
+        weights = _numbers(params["weights"])
+        if weights is not None and len(weights) == len(session.selected):
+            session.weights[session.mode] = weights / weights.sum()
+        else:
+            bad.append("weights")
+    plan = session.plan
+    prompts = tuple(p.strip()[:400] for p in params.get("prompt", "").split("|") if p.strip())[:16]
+    plan.prompts = prompts or plan.prompts
+    plan.first_seed = whole(params.get("seed"), plan.first_seed, 0, MAX_SEED - 64)
+    plan.count = whole(params.get("images"), plan.count, 1, 16)
+    plan.steps = whole(params.get("steps"), plan.steps, 2, 100)
+    return bad
+
+
+def whole(text: object, default: int, low: int, high: int) -> int:
+    """A whole number within bounds; `default` for what is none."""
+    try:
+        return min(max(int(float(str(text))), low), high)
+    except (TypeError, ValueError, OverflowError):
+        return default
+
+
+def _numbers(text: str) -> np.ndarray | None:
+    try:
+        values = np.array([float(x) for x in text.split(",")])
+    except ValueError:
+        return None
+    if not all(math.isfinite(v) and v >= 0 for v in values) or values.sum() <= 0:
+        return None
+    return values

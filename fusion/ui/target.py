@@ -1,0 +1,144 @@
+"""Section 2: the target pictures. Drop, paste or take an example; captions; how many are enough; where the pictures go."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+
+from . import engine, state, texts
+from .panel import notes, section
+
+EXAMPLES = ("valley", "coast", "island")
+MOST = 200
+
+
+def render_head(session) -> str:
+    return section(session, 2, "target", "")
+
+
+def render(session) -> str:
+    say, pictures = session.say, session.pictures
+    parts = [notes(session, "target")]
+    if pictures:
+        label = say("target.example", name=say(f"example.{session.example}")) if session.example else ""
+        parts.append(f'<div class="row"><strong>{say("target.count", count=len(pictures))}</strong><span class="soft">{_advice(session)}</span>'
+                     f'<span class="badge" {"" if label else "hidden"}>{label}</span>'
+                     f'<button class="btn quiet" type="button" data-do="clear" style="margin-left:auto">{say("target.clear")}</button></div>')
+        parts.append('<ul class="thumbs">' + "".join(_thumb(session, i, p) for i, p in enumerate(pictures)) + "</ul>")
+    else:
+        parts.append(f'<p class="soft">{_advice(session)}</p>')
+    buttons = "".join(f'<button class="btn" type="button" data-do="example" data-name="{name}">{say(f"example.{name}")}</button>' for name in EXAMPLES if has_example(name))
+    if buttons:
+        parts.append(f'<div class="row"><span class="soft">{say("target.try")}</span>{buttons}</div>')
+    parts.append(f'<label class="field">{say("target.default_caption")}<input type="text" data-do="default_caption" maxlength="400" value="{escape(session.default_caption)}"></label>')
+    parts.append(f'<p class="soft">{say("target.privacy" if not engine.hosted() else "target.privacy_hosted")}</p>')
+    return '<div class="sf inset stack" style="padding-top:16px">' + "".join(parts) + "</div>"
+
+
+def _thumb(session, index: int, picture) -> str:
+    say = session.say
+    note = f'<small>{escape(problem(session.language, picture.note))}</small>' if picture.note else ""
+    return (f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}" loading="lazy">'
+            f'<button class="drop" type="button" data-do="remove" data-index="{index}" aria-label="{say("target.remove", name=picture.name)}"><span aria-hidden="true">✕</span></button>'
+            f'<input type="text" maxlength="400" value="{escape(picture.caption)}" data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}">{note}</li>')
+
+
+def _advice(session) -> str:
+    count = len(session.pictures)
+    key = "none" if count == 0 else "few" if count < 6 else "some" if count < 24 else "many"
+    return session.say(f"target.advice.{key}", count=count)
+
+
+def folder_of(name: str) -> Path:
+    return engine.ASSETS / "targets" / name / "fit"
+
+
+def has_example(name: str) -> bool:
+    return name in EXAMPLES and folder_of(name).is_dir()
+
+
+def captions_of(folder: Path) -> dict[str, str]:
+    """File name -> prompt of an example; the list may lie in the folder or above it, with paths from there."""
+    for file in (folder / "captions.json", folder.parent / "captions.json"):
+        if file.is_file():
+            entries = json.loads(file.read_text("utf-8"))
+            return {Path(e["file"]).name: e["prompt"] for e in entries if folder.name in Path(e["file"]).parts or len(Path(e["file"]).parts) == 1}
+    return {}
+
+
+def take_example(session, data: dict) -> None:
+    """Load one of the example targets; the pictures that were there are replaced."""
+    from fusion.images import read_images
+
+    from . import first_screen
+
+    name = str(data.get("name") or data.get("value"))
+    if not has_example(name):
+        return
+    folder = folder_of(name)
+    files = sorted(folder.glob("*.png"))
+    intakes, _ = read_images(files, captions_of(folder))
+    by_name = {f.name: f for f in files}
+    session.pictures = [state.Picture(i.image, i.name, i.caption or session.default_caption, str(by_name.get(i.name, files[0]))) for i in intakes]
+    session.example = name
+    session.notes.pop("target", None)
+    first_screen.take_stored_fit(session)
+
+
+def upload(session, paths: list[str]) -> None:
+    """Add pictures; every file that cannot be used gets one sentence, the others are kept."""
+    from fusion.images import read_images
+
+    intakes, problems = read_images(paths or [])
+    said = [("bad", f"{p.name}: {problem(session.language, p.cause_and_cure)}") for p in problems if paths]
+    if session.example:  # own pictures replace the example
+        session.pictures, session.example = [], None
+    known = {p.image.tobytes() for p in session.pictures}
+    for intake in intakes:
+        if intake.image.tobytes() in known:
+            said.append(("bad", f"{intake.name}: {session.tell('target.duplicate')}"))
+        elif len(session.pictures) >= MOST:
+            said.append(("bad", f"{intake.name}: {session.tell('target.most', most=MOST)}"))
+        else:
+            path = session.folder / f"target-{len(list(session.folder.glob('target-*')))}.png"
+            intake.image.save(path)
+            session.pictures.append(state.Picture(intake.image, intake.name, intake.caption or session.default_caption, str(path), intake.note))
+    if said:
+        session.notes["target"] = said[:12]
+    else:
+        session.notes.pop("target", None)
+
+
+def problem(language: str, sentence: str) -> str:
+    """The intake's English sentence in the visitor's language."""
+    return texts.translate(language, sentence)
+
+
+def remove(session, data: dict) -> None:
+    index = state.whole(data.get("index"), -1, -1, len(session.pictures) - 1)
+    if index >= 0:
+        session.pictures.pop(index)
+        session.example = None
+
+
+def clear(session, data: dict) -> None:
+    session.pictures, session.example = [], None
+    session.notes.pop("target", None)
+
+
+def caption(session, data: dict) -> None:
+    from fusion.images import clean_caption
+
+    index = state.whole(data.get("index"), -1, -1, len(session.pictures) - 1)
+    if index >= 0:
+        session.pictures[index].caption = clean_caption(str(data.get("value", ""))) or session.default_caption
+
+
+def default_caption(session, data: dict) -> None:
+    from fusion.images import clean_caption
+
+    before, session.default_caption = session.default_caption, clean_caption(str(data.get("value", ""))) or session.default_caption
+    for picture in session.pictures:
+        if picture.caption == before:
+            picture.caption = session.default_caption

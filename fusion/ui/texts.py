@@ -1,0 +1,78 @@
+"""Every sentence of the page, in English and Japanese (`texts.yaml`). Knows no component: it turns keys into strings.
+
+Gradio's own translation reaches labels only; captions, progress and messages come from Python, so all texts are looked up here.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from html import escape
+from importlib import resources
+
+import yaml
+
+LANGUAGES = {"en": "English", "ja": "日本語"}
+DEFAULT = "en"
+
+
+def _read(name: str):
+    """A data file of this folder; the C parser where PyYAML has it, ten times faster."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(resources.files(__package__).joinpath(name).read_text("utf-8"), loader)
+
+
+@functools.cache
+def table() -> dict[str, dict[str, str]]:
+    """`key -> {language: text}`; read once."""
+    return _read("texts.yaml")
+
+
+def say(language: str, key: str, **values) -> str:
+    """The text of `key`, with `{name}` places filled. Raises KeyError for a key that is not in texts.yaml."""
+    text = table()[key][language]
+    return text.format(**values) if values else text
+
+
+def html(language: str, key: str, **values) -> str:
+    """Like `say`, but every filled-in value is escaped; the text itself may hold markup."""
+    return say(language, key, **{name: escape(str(value)) for name, value in values.items()})
+
+
+def browser_language(header: str | None) -> str:
+    """First language of an `Accept-Language` header that we speak."""
+    for part in (header or "").split(","):
+        code = part.split(";")[0].strip().lower()[:2]
+        if code in LANGUAGES:
+            return code
+    return DEFAULT
+
+
+def join(language: str, parts: list[str]) -> str:
+    """`a, b and c`, or `a、b、c`."""
+    if language == "ja":
+        return "、".join(parts)
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def share(value: float) -> str:
+    """A proportion as a whole percentage: `61 %`."""
+    return f"{100 * value:.0f}\u202f%"
+
+
+@functools.cache
+def _sentences() -> list[tuple[re.Pattern, str]]:
+    rules = _read("problems.yaml")
+    return [(re.compile(rule["en"]), rule["ja"]) for rule in rules]
+
+
+def translate(language: str, sentence: str) -> str:
+    """A sentence that a lower floor wrote in English, in the visitor's language; left as it is where no rule knows it."""
+    if language == "en":
+        return sentence
+    parts = [sentence] if any(p.fullmatch(sentence) for p, _ in _sentences()) else sentence.split(", ")
+    done = []
+    for part in parts:
+        match = next(((p.fullmatch(part), ja) for p, ja in _sentences() if p.fullmatch(part)), None)
+        done.append(match[1].format(*match[0].groups()) if match else part)
+    return "、".join(done)
