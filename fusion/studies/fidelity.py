@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fusion.studies.fidelity", description=__doc__, formatter_class=raw)
     parser.add_argument("stage", nargs="+", choices=["calibrate", "proportions", "samples", "report"])
     parser.add_argument("--assets", type=Path, default=Path("assets"))
-    parser.add_argument("--work", type=Path, default=Path(".train/fidelity"), help="partial results (default: .train/fidelity)")
+    parser.add_argument("--work", type=Path, default=Path(".train"), help="partial results (default: .train)")
     parser.add_argument("--samples", type=int, default=2048, help="samples per method and target (default: 2048)")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: 20)")
     parser.add_argument("--threads", type=int)

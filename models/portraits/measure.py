@@ -45,14 +45,15 @@ def sample(pipe: StableDiffusionPipeline, count: int, *, seed: int = 0, batch: i
 
 
 def measure(images: list[Image.Image], jobs: list[str], population: np.ndarray) -> dict:
-    """Population read by the probe, its total variation to `population` with the floor, and the share of professions as asked for."""
+    """Population read by the probe (`cells`: per image), its total variation to `population` with the floor, and the share of professions as asked for."""
     portraits = probe.read(images)
-    found = np.bincount([p.cell for p in portraits], minlength=18).reshape(3, 6) / len(images)
+    cells = [portrait.cell for portrait in portraits]
+    found = np.bincount(cells, minlength=18).reshape(3, 6) / len(images)
     return {
         "samples": len(images), "total_variation": round(total_variation(found, population), 4),
         "floor": round(sampling_floor(population, len(images)), 4),
         "profession_as_asked": round(float(np.mean([p.profession == job for p, job in zip(portraits, jobs)])), 4),
-        "population": found.round(4).tolist(),
+        "population": found.round(4).tolist(), "cells": cells,
     }  # fmt: skip
 
 
@@ -64,16 +65,20 @@ def contact_sheet(images: list[Image.Image], columns: int = 16) -> Image.Image:
     return sheet
 
 
-def main(assets: Path, *, device: str = "cpu", count: int = SAMPLES, names: tuple[str, ...] = NAMES) -> dict:
+def main(assets: Path, work: Path, *, device: str = "cpu", count: int = SAMPLES, names: tuple[str, ...] = NAMES) -> dict:
     folder = assets / "models" / "portraits"
     file = folder / "measurements.json"
     results = json.loads(file.read_text()) if file.is_file() else {}
+    work.mkdir(parents=True, exist_ok=True)
     for name in names:
+        if results.get(name, {}).get("samples") == count:
+            continue  # measured before; delete the file to measure again
         pipe = load(folder, name).to(device)
         if name == "base":
             results["autoencoder_psnr_db"] = round(autoencoder.psnr(pipe.vae, autoencoder.renderings(2, seed=2).to(device)), 2)
         images, jobs = sample(pipe, count)
         results[name] = measure(images, jobs, MEMBER_POPULATIONS[name.removesuffix("-lora")])
+        (work / f"cells-single-{name}-{STEPS}.json").write_text(json.dumps(results[name].pop("cells")))  # one per seed, for studies
         print(name, {k: v for k, v in results[name].items() if k != "population"}, flush=True)
         contact_sheet(images[:48]).save(folder / f"{name}.png", optimize=True)
         with safe_open(folder / "probe.safetensors", "pt") as shipped:

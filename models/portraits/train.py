@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         "probe": lambda a: probe.train(a.work, a.assets, device=a.device, **a.limit),
         "export": lambda a: export.export(a.work, a.assets / "models" / "portraits"),
         "targets": lambda a: export.write_targets(a.assets / "targets"),
-        "measure": lambda a: measure.main(a.assets, device=a.device),
+        "measure": lambda a: measure.main(a.assets, a.work, device=a.device),
     }
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m models.portraits.train", description=__doc__, formatter_class=raw)
