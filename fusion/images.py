@@ -71,15 +71,16 @@ def read_images(paths: Iterable[str | Path], captions: Mapping[str, str] | None 
             continue
         digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
         if digest in first_name:
-            problems.append(Problem(name, f"This is the same picture as {first_name[digest]}, so it is used once. Nothing needs to be done."))
+            problems.append(Problem(name, f"This is the same picture as {first_name[digest]}: it is used once. Nothing needs to be done."))
             continue
         first_name[digest] = name
         intakes.append(Intake(image, name, clean_caption(captions.get(path.name)), note))
     if len(paths) > MAX_PICTURES:
         left_out = len(paths) - MAX_PICTURES
-        problems.append(Problem(f"{left_out} more files", f"At most {MAX_PICTURES} pictures are read at once; the last {left_out} were left out."))
+        sentence = f"At most {MAX_PICTURES} pictures are read at once; the last {left_out} were left out."
+        problems.append(Problem(f"{left_out} more files", sentence))
     if not paths:
-        problems.append(Problem("no pictures", f"There is nothing to read yet. Add about a dozen {READABLE} pictures of what you want to see."))
+        problems.append(Problem("no pictures", f"There is nothing to read yet. Add about a dozen pictures ({READABLE})."))
     return intakes, problems
 
 
@@ -152,7 +153,7 @@ def _read(path: Path) -> tuple[Image.Image, str]:
     except MemoryError:
         raise _Refused("The picture needs more memory than there is. Save a smaller copy.") from None
     except Exception:  # decoders meet bytes from anywhere, and raise nearly every built-in error for broken ones
-        raise _Refused("The picture is damaged or incomplete: it starts well but cannot be read to its end. Copy or export it again.") from None
+        raise _Refused("The picture is damaged or incomplete and cannot be read to its end. Copy or export it again.") from None
 
 
 def _decode(opened: Image.Image) -> tuple[Image.Image, str]:
@@ -202,7 +203,7 @@ def _to_range(values: np.ndarray) -> np.ndarray:
 
 
 def _too_large(size: str) -> str:
-    return f"The picture has {size}; at most {MAX_PIXELS // 10**6} million pixels are read. Save a smaller copy, 2,000 pixels wide for example."
+    return f"The picture has {size}; at most {MAX_PIXELS // 10**6} million pixels are read. Save a smaller copy."
 
 
 def _what_it_is(head: bytes) -> str:
@@ -243,4 +244,5 @@ def _captions(path: Path) -> tuple[dict[str, str], Problem | None]:
         return content, None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         cause = "an entry lacks `file` or `prompt`" if isinstance(error, KeyError | TypeError) else str(error)[:200]
-        return {}, Problem("captions.json", f"The captions cannot be used ({cause}). Write a list of {{\"file\": ..., \"prompt\": ...}}, or remove it.")
+        cure = 'Write a list of {"file": ..., "prompt": ...}, or remove it.'
+        return {}, Problem("captions.json", f"The captions cannot be used ({cause}). {cure}")

@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fusion.methods import METHODS, Sample, SamplingPlan
-from fusion.methods.drawing import mean_weights, values_of
+from fusion.methods.drawing import mean_weights, normalised, values_of
 from fusion.recipe_schema import MAX_BYTES, VERSION, RecipeError, parse
 from fusion.weights import Weights
 
@@ -27,7 +27,7 @@ MAX_PNG_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Recipe:
-    """`models`: one mapping per member (id, source, revision, adapter, hashes). `weights` (K,) or (L, K), `strata` (L + 1,) with the latter.
+    """`models`: one mapping per member (id, source, revision, adapter, hashes). `weights` (K,), or (L, K) with `strata` (L + 1,).
 
     `prompts`, `seeds`, `steps`, `guidance`, `height`, `width`, `batch_size` as in `SamplingPlan`. `picture`: for a recipe inside an image,
     the index of that image among those the recipe draws (an image is drawn in the company it was first drawn in, since rounding depends
@@ -56,13 +56,13 @@ class Recipe:
 
     @classmethod
     def of(cls, ensemble, method: str, plan: SamplingPlan, weights=None, *, metrics: Mapping | None = None) -> Recipe:
-        """The recipe of a run. `weights`: `Weights` or array as applied (the plan's own if None). Raises RecipeError for unusable values."""
+        """The recipe of a run. `weights`: `Weights` or array as applied (None: the plan's own). Raises RecipeError for unusable values."""
         weights = plan.weights if weights is None else weights
         if weights is None:
             raise RecipeError("a recipe needs the weights that were used: pass those of the fit or of the samples")
         interval, strata = getattr(weights, "interval", None), getattr(weights, "strata", None)
         recipe = cls(
-            models=tuple(_described(card) for card in ensemble.cards), weights=_tuples(values_of(weights)), method=method.split("/")[0],
+            models=tuple(described(card) for card in ensemble.cards), weights=_tuples(values_of(weights)), method=method.split("/")[0],
             prompts=tuple(p for p, _ in plan.jobs), seeds=tuple(s for _, s in plan.jobs),
             interval=None if interval is None or np.ndim(interval) != 2 else _tuples(np.clip(interval, 0, 1)),
             strata=None if strata is None else _tuples(strata), how=str(getattr(weights, "how", ""))[:400], steps=plan.steps,
@@ -124,7 +124,8 @@ class Recipe:
         try:
             return json.dumps(_plain(asdict(self)), indent=indent, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise RecipeError(f"the recipe holds a value that cannot be written ({error}): weights and metrics must be finite numbers") from None
+            cause = f"the recipe holds a value that cannot be written ({error})"
+            raise RecipeError(f"{cause}: weights and metrics must be finite numbers") from None
 
     def save(self, path: str | Path) -> Path:
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
@@ -152,14 +153,14 @@ class Recipe:
 
     def as_weights(self) -> Weights:
         return Weights(
-            values=np.array(self.weights, dtype=float), interval=None if self.interval is None else np.array(self.interval),
+            values=normalised(np.array(self.weights, dtype=float)), interval=None if self.interval is None else np.array(self.interval),
             names=tuple(m.get("title", m["id"]) for m in self.models), how=self.how or "recipe",
             strata=None if self.strata is None else np.array(self.strata),
         )  # fmt: skip
 
     def plan(self, **changes) -> SamplingPlan:
         """The plan of the run; `changes` adds stop and progress."""
-        weights = self.as_weights() if self.strata is not None else np.array(self.weights, dtype=float)
+        weights = self.as_weights() if self.strata is not None else normalised(np.array(self.weights, dtype=float))
         plan = SamplingPlan(
             list(self.prompts), list(self.seeds), self.steps, self.guidance, self.height, self.width, weights, batch_size=self.batch_size
         )
@@ -192,16 +193,17 @@ def _same(model: Mapping, card):
     """`card`, or RecipeError when it is not the model that the recipe was made with."""
     for name in ("revision", "adapter_revision"):
         if model.get(name) and getattr(card, name) and model[name] != getattr(card, name):
-            raise RecipeError(f"{card.id} is here at {name} {getattr(card, name)} and the recipe was made with {model[name]}: install that one")
+            here = getattr(card, name)
+            raise RecipeError(f"{card.id} is here at {name} {here} and the recipe was made with {model[name]}: install that one")
     wrong = [file for file, digest in card.sha256.items() if model.get("sha256", {}).get(file, digest) != digest]
     if wrong:
-        raise RecipeError(f"{card.id} here is not the model of the recipe: {wrong[0]} has another hash. Install the version it was made with")
+        raise RecipeError(f"{card.id} here is not the recipe's: {wrong[0]} has another hash. Install the version it was made with")
     return card
 
 
 # ------------------------------------------------------------------------------------------------ small conversions
 
-def _described(card) -> dict:
+def described(card) -> dict:
     """What a recipe keeps of a card; absolute folders by their name alone, since paths tell who made it."""
     kept = {name: getattr(card, name) for name in ("id", "title", "family", "source", "revision", "adapter", "adapter_revision")}
     for name in ("id", "source", "adapter"):

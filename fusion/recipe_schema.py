@@ -90,7 +90,8 @@ def check(content: object) -> None:
     if not isinstance(content, dict) or "version" not in content:
         raise RecipeError("this JSON file is not a recipe: it has no `version`. Choose a file saved as a recipe here")
     if isinstance(content["version"], int) and content["version"] > VERSION:
-        raise RecipeError(f"this recipe has version {content['version']} and this program reads version {VERSION}: update ScoreFusion Studio")
+        newer = f"this recipe has version {content['version']} and this program reads version {VERSION}"
+        raise RecipeError(f"{newer}: update ScoreFusion Studio")
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(SCHEMA).iter_errors(content))
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path) or "the recipe"

@@ -120,16 +120,22 @@ def mean_weights(weights) -> np.ndarray:
 
 
 def checked_weights(ensemble, weights, *, levels: bool = False):
-    """The weights, rounding below 0 or above 1 cut off. Raises MethodError for another length, NaN, negative values or a wrong sum."""
+    """The weights, rounding errors taken off. Raises MethodError for another length, NaN, negative values or a wrong sum."""
     values, count = values_of(weights), len(ensemble.members)
     if values.ndim not in (1, 2) or values.shape[-1] != count:
         raise MethodError(f"weights of shape {values.shape} for {count} models: give one weight for each model")
     if values.ndim == 2 and not levels:
         raise MethodError("this method takes one weight for each model, not weights by noise level: use scorefusion_levels")
-    if not np.isfinite(values).all() or (values < -1e-6).any() or (abs(values.sum(-1) - 1.0) > 1e-4).any():
+    if not np.isfinite(values).all() or (values < -1e-6).any() or (abs(values.sum(-1) - 1.0) > 1e-3).any():
         raise MethodError(f"weights must be numbers of at least 0 that sum to 1, not {np.round(values, 4).tolist()}")
-    clipped = np.clip(values, 0.0, 1.0)
-    return replace(weights, values=clipped) if hasattr(weights, "values") else clipped
+    clean = normalised(np.clip(values, 0.0, 1.0))
+    return replace(weights, values=clean) if hasattr(weights, "values") else clean
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    """Weights typed with few decimals made to sum to 1; those that do so already stay bit for bit as they are, so that runs repeat."""
+    total = values.sum(-1, keepdims=True)
+    return values if (abs(total - 1.0) < 1e-9).all() else values / total
 
 
 def needs_fit(fit, what: str):
@@ -145,13 +151,16 @@ def evaluations(ensemble, plan: SamplingPlan, members: float) -> float:
 
 
 def memory_ratio(ensemble, used=None) -> float:
-    """Bytes of distinct weights in memory: the pipeline with the members `used` (all), against the pipeline with its first member."""
-    pipeline = {id(m): m for m in ensemble.pipeline.components.values() if isinstance(m, torch.nn.Module)}
-    networks = [member.network for member in ensemble.members]
-    shared = [m for key, m in pipeline.items() if key not in {id(n) for n in networks}]
-    used = range(len(networks)) if used is None else used
-    whole = _bytes(shared + [networks[k] for k in used])
-    return whole / max(_bytes(shared + [networks[0]], without="lora_"), 1)
+    """Bytes of distinct weights: the members `used` (all) with their pipelines' parts, against the first of them without adapter."""
+    used = [ensemble.members[k] for k in (range(len(ensemble.members)) if used is None else used)]
+    return _bytes(_modules(used)) / max(_bytes(_modules(used[:1]), without="lora_"), 1)
+
+
+def _modules(members) -> list:
+    """Networks and every other part of the members' pipelines that has weights."""
+    return [
+        module for member in members for module in (member.network, *member.components.values()) if isinstance(module, torch.nn.Module)
+    ]
 
 
 def _bytes(modules, without: str | None = None) -> int:

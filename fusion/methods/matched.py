@@ -13,8 +13,8 @@ from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
 def match(ensemble, fit, plan: SamplingPlan, **settings):
     """Run the search to its end: `(fit with its `matched` weights, last Match)`. Raises MethodError when stopped before an answer."""
     state = None
-    for state in search(ensemble, fit, plan, **settings):
-        pass
+    for current in search(ensemble, fit, plan, **settings):
+        state = current
     if state is None or state.weights is None:
         raise MethodError("the search was stopped before its first batch was complete: start it again, or sample with another method")
     return replace(fit, matched=state.weights), state

@@ -2,12 +2,7 @@
 
 The map from weights to the population of the samples is monotone but steep (design: maths.md, "From proportions to samples"), so it is
 measured: small batches are drawn at a few weights, read by the same calibrated features as the target, and a smooth map is laid through
-the readings. The corners of the simplex are known from the calibration and cost nothing.
-
-Coordinates. Of a batch's mean features only the part that tells members apart is used: `u = C^(-1/2) H' (z - Q 1/K)` with
-`z = M S^-1 phi`, `Q = M S^-1 M'`, `C = H' Q H` and orthonormal contrasts `H`. So what generated images share among themselves, such as
-the traces of an autoencoder, does not enter; directions that no member differs in drop out; and one image's noise is 1 in every
-coordinate. `u` is a linear image of the proportions that the calibrated fit would read without its bounds.
+the readings, in the coordinates of `methods.coordinates`. The corners of the simplex are known from the calibration and cost nothing.
 
 Cost: `(K + 4)` batches (K + 1 around the proportions, 2 refinements, 1 check), each image taking `steps` times its active members for
 drawing and `2 L K` evaluations for reading. For 4 shipped portraits, 24 images a batch and 20 steps: about 40,000 evaluations of a
@@ -17,11 +12,11 @@ drawing and `2 L K` evaluations for reading. For 4 shipped portraits, 24 images 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.calibration import CalibratedProportions
+from fusion.methods.coordinates import Coordinates
 from fusion.methods.drawing import draw, evaluations
 from fusion.methods.plan import MethodError, SamplingPlan
 from fusion.objective import fit_gram
@@ -31,7 +26,6 @@ IMAGES = 24  # per batch; the target itself is seldom larger
 REFINEMENTS = 2
 REACH = 0.35  # how far from the proportions towards each corner the first batches lie
 LENGTH, AMPLITUDE = 0.5, 0.3  # of the smooth map, in weights and in distances between members
-CALIBRATION_NOISE = 1 / 192  # variance of a corner's reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,58 +54,26 @@ class Match:
     weights: Weights | None = None
     distance: float | None = None
     chance: float | None = None
-    predict: object = field(default=None, repr=False)  # (n, K) weights -> (n, K-1) coordinates, for drawing the distance of a Blend
-
-    def distance_at(self, weights: np.ndarray) -> np.ndarray:
-        """Interpolated distance from the target of samples drawn at `weights` (n, K): `(n,)`."""
-        return np.linalg.norm(self.predict(np.atleast_2d(weights)), axis=1)
-
-
-class Coordinates:
-    """The linear map from a calibrated objective to coordinates in which members differ and one image's noise is 1."""
-
-    def __init__(self, quadratic: np.ndarray):
-        self.Q, count = np.asarray(quadratic, dtype=float), len(quadratic)
-        self.H = np.linalg.svd(np.eye(count) - 1.0 / count)[0][:, : count - 1]  # (K, K-1) orthonormal contrasts
-        values, vectors = np.linalg.eigh(self.H.T @ self.Q @ self.H)
-        kept = values > 1e-6 * max(values.max(initial=0.0), 1e-300)
-        scale = np.where(kept, 1.0 / np.sqrt(np.where(kept, values, 1.0)), 0.0)
-        self._white = (vectors * scale).T  # (K-1, K-1), so that white C white' = identity on what is kept
-        self._back = self.H @ vectors * scale  # (K, K-1): coordinates -> shares
-
-    def read(self, z: np.ndarray) -> np.ndarray:
-        """`z` (..., K) = member means times inverse covariance times features -> `u` (..., K-1)."""
-        centre = self.Q.mean(1)
-        return (np.asarray(z) - centre) @ self.H @ self._white.T
-
-    def of_shares(self, shares: np.ndarray) -> np.ndarray:
-        """Coordinates of an exact mixture with these proportions."""
-        return self.read(np.asarray(shares) @ self.Q)
-
-    def shares(self, u: np.ndarray) -> np.ndarray:
-        """The proportions, unbounded but summing to 1, that read as `u`."""
-        return 1.0 / len(self.Q) + u @ self._back.T
 
 
 class SmoothMap:
     """Weights (n, K) -> coordinates (n, K-1): exact mixtures plus a kernel ridge on how far the readings lie from them."""
 
     def __init__(self, coordinates: Coordinates, points):
-        corners = np.eye(len(coordinates.Q))
-        self.at = np.concatenate([corners] + [p.weights[None] for p in points])
-        readings = np.concatenate([coordinates.of_shares(corners)] + [p.u[None] for p in points])
-        noise = np.array([CALIBRATION_NOISE] * len(corners) + [1.0 / p.images for p in points])
-        spread = coordinates.of_shares(corners)
+        spread = coordinates.corners
+        self.at = np.concatenate([np.eye(len(spread))] + [p.weights[None] for p in points])
+        readings = np.concatenate([spread] + [p.u[None] for p in points])
+        noise = np.concatenate([1.0 / coordinates.calibration.counts, [1.0 / p.images for p in points]])
         size = AMPLITUDE**2 * max(((spread[:, None] - spread[None]) ** 2).sum(-1).max() / max(spread.shape[1], 1), 1e-12)
         self.coordinates = coordinates
-        gap = readings - coordinates.of_shares(self.at)
+        gap = readings - coordinates.mixed(self.at)
         self.amounts = np.linalg.solve(size * self._kernel(self.at) + np.diag(noise), gap) * size
 
     def _kernel(self, weights: np.ndarray) -> np.ndarray:
         return np.exp(-((weights[:, None] - self.at[None]) ** 2).sum(-1) / (2 * LENGTH**2))
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        return self.coordinates.of_shares(weights) + self._kernel(weights) @ self.amounts
+        return self.coordinates.mixed(weights) + self._kernel(weights) @ self.amounts
 
 
 def search(ensemble, fit, plan: SamplingPlan, *, images: int = IMAGES, refinements: int = REFINEMENTS, seed: int = 0) -> Iterator[Match]:
@@ -120,17 +82,16 @@ def search(ensemble, fit, plan: SamplingPlan, *, images: int = IMAGES, refinemen
     `plan` gives steps, guidance, size, stop and progress; prompts are the target's own, since features depend on them.
     Raises MethodError without a calibration.
     """
-    space, target, reader, start = _setting(fit)
+    space = _space(fit)
+    target, start = space.read(fit.gram).mean(0), np.asarray(fit.calibrated.proportions_, dtype=float)
     goal, total = space.shares(target), batches(len(start), refinements)
-    if len(start) == 1:
-        raise MethodError("there is one model only, so there are no weights to match: choose two or more")
     yield Match(0, total, f"{total} batches of {images} pictures to draw and read", goal)
     first = [start] + [(1 - REACH) * start + REACH * corner for corner in np.eye(len(start))]
-    points: list[Point] = []
+    points, weights, smooth = [], None, None
     for number in range(total):
         last = number == total - 1
         here = first[number] if number < len(first) else weights.values
-        point = _measure(ensemble, fit, plan, reader, space, here, images, 2**40 + seed * 10**6 + number * images, number, total)
+        point = _measure(ensemble, fit, plan, space, here, images, 2**40 + seed * 10**6 + number * images, number, total)
         if point is None:
             return
         gap = float(np.linalg.norm(point.u - target))
@@ -141,7 +102,7 @@ def search(ensemble, fit, plan: SamplingPlan, *, images: int = IMAGES, refinemen
         chance = float(np.sqrt(len(target) * (1 / images + 1 / len(fit.gram))))
         yield Match(
             number + 1, total, _message(number, total, gap, chance), goal, tuple(points), weights,
-            gap if last else None, chance if last else None, _from(smooth, target),
+            gap if last else None, chance if last else None,
         )  # fmt: skip
 
 
@@ -150,36 +111,40 @@ def batches(members: int, refinements: int = REFINEMENTS) -> int:
     return members + 1 + refinements + 1
 
 
-def _from(smooth: SmoothMap, target: np.ndarray):
-    return lambda weights: smooth(weights) - target
+def distance_form(fit, found: Match | None = None) -> dict:
+    """How far samples at weights `w` lie from the target, as numbers that a browser can evaluate, in standard deviations of one picture.
+
+    `|w a + b|` for a mixture with these proportions (`a` (K, K-1), `b` (K-1,)). With a search, for blends: `|w a + b + k(w) amounts|`,
+    `k_i = exp(-|w - at_i|^2 / (2 length^2))`, `at` (P, K), `amounts` (P, K-1). `best`: the value at the fitted (matched) weights.
+    """
+    space = _space(fit)
+    target = space.read(fit.gram).mean(0)
+    form = {"a": space.corners.tolist(), "b": (-target).tolist()}
+    reached = space.mixed(fit.calibrated.proportions_)
+    if found is not None and found.points:
+        smooth = SmoothMap(space, found.points)
+        form |= {"at": smooth.at.tolist(), "amounts": smooth.amounts.tolist(), "length": LENGTH}
+        reached = smooth(found.weights.values[None])[0]
+    return form | {"best": float(np.linalg.norm(reached - target))}
 
 
 def _message(number: int, total: int, gap: float, chance: float) -> str:
     if number < total - 1:
         return f"batch {number + 1} of {total}: {gap:.2f} from the target"
-    verdict = "as close as chance allows" if gap < 1.5 * chance else "farther than chance alone: no blend of these models may reach the target"
+    verdict = "as close as chance allows" if gap < 1.5 * chance else "farther than chance alone: perhaps no blend reaches the target"
     return f"a fresh batch lies {gap:.2f} from the target, {verdict} ({chance:.2f} for perfect samples)"
 
 
-def _setting(fit):
-    """Coordinates, the target in them, a reader of fresh statistics, and the proportions to start from."""
+def _space(fit) -> Coordinates:
     if fit is None or fit.calibrated is None:
         raise MethodError(
             "matching needs a calibration, which says how each model's own pictures look to all of them: the shipped portraits have one; "
             "for other models run the calibration once (it draws samples from each), then fit again"
         )
-    calibrated = fit.calibrated
-    space = Coordinates(calibrated.quadratic_)
-
-    def reader(gram) -> np.ndarray:
-        fresh = CalibratedProportions(calibrated.calibration, bootstrap=0).fit(gram)
-        return space.read(-np.asarray(fresh.linear_) / 2)
-
-    start = np.asarray(calibrated.proportions_, dtype=float)
-    return space, space.read(-np.asarray(calibrated.linear_) / 2), reader, start
+    return Coordinates.of(fit.calibrated, fit.gram.names)
 
 
-def _measure(ensemble, fit, plan, reader, space, weights, images: int, seed: int, number: int, total: int) -> Point | None:
+def _measure(ensemble, fit, plan, space, weights, images: int, seed: int, number: int, total: int) -> Point | None:
     """Draw and read one batch; None when stopped before it was complete."""
     prompts = [fit.gram.prompts[i % len(fit.gram.prompts)] for i in range(images)]
 
@@ -192,12 +157,12 @@ def _measure(ensemble, fit, plan, reader, space, weights, images: int, seed: int
     if len(samples) < images:
         return None
     gram = fit_gram(
-        ensemble, [s.image for s in samples], prompts, levels=len(fit.gram.strata) - 1, seed=seed % 2**31,
+        ensemble, [s.image for s in samples], prompts, levels=len(fit.gram.strata) - 1, draws=fit.gram.draws // 2, seed=seed % 2**31,
         progress=lambda done, out_of, message: report(out_of + done, out_of, message), stop=plan.stop,
     )  # fmt: skip
     if len(gram) < images:
         return None
-    u = reader(gram)
+    u = space.read(gram).mean(0)
     return Point(np.asarray(weights), space.shares(u), u, images)
 
 

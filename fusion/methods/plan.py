@@ -14,7 +14,7 @@ class MethodError(ValueError):
     """A method cannot run as asked; the message names the cause and the cure."""
 
 
-class Stopped(Exception):  # noqa: N818: not an error
+class Stopped(Exception):
     """Raised between two sampling steps when `plan.stop()` turned true; caught by the drawing loop."""
 
 

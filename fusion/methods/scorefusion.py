@@ -21,4 +21,6 @@ def cost(ensemble, fit, plan: SamplingPlan) -> Cost:
     return constant_cost(ensemble, plan, _weights(ensemble, fit, plan))
 
 
-METHOD = Method("scorefusion", "Published weights", run, cost, "Every sample averages all models with the weights of lowest denoising loss.")
+METHOD = Method(
+    "scorefusion", "Published weights", run, cost, "Every sample averages all models, with the weights of lowest denoising loss."
+)

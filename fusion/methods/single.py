@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fusion.methods.coordinates import Coordinates
 from fusion.methods.drawing import checked_weights, constant_cost, draw, mean_weights, needs_fit
 from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
 
@@ -13,14 +14,14 @@ from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
 def best_single(fit) -> int:
     """Index of the member closest to the target.
 
-    With a calibration: the one whose own population explains the target's features best. Without: the one with the lowest denoising
+    With a calibration: the one whose own images have features nearest the target's. Without: the one with the lowest denoising
     loss, which is weaker evidence, since losses hardly see the population (design: "the ensemble effect").
     """
     needs_fit(fit, "the best single model")
-    calibrated = fit.calibrated
-    if calibrated is None:
+    if fit.calibrated is None or len(fit.gram.names) == 1:
         return int(fit.published.best_single_)
-    return int(np.argmin(np.diag(calibrated.quadratic_) + np.asarray(calibrated.linear_)))  # the objective at the simplex's corners
+    space = Coordinates.of(fit.calibrated, fit.gram.names)
+    return int(np.linalg.norm(space.corners - space.read(fit.gram).mean(0), axis=1).argmin())
 
 
 def _chosen(ensemble, fit, plan: SamplingPlan) -> int:

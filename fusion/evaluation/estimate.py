@@ -1,0 +1,41 @@
+"""A figure with its interval: what every kind of evidence is reported as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`value` and the ends of its 95 % interval; `floor`: what a perfect method would measure at this sample size, where that is not 0."""
+
+    value: float
+    low: float
+    high: float
+    floor: float | None = None
+
+    def __str__(self) -> str:
+        floor = "" if self.floor is None else f", chance alone {self.floor:.2f}"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}{floor})"
+
+
+def bootstrap_mean(values: np.ndarray, *, draws: int = 1000, level: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean of `values` (N,) with a percentile interval over resampled entries; one entry gives no interval (its ends are infinite)."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return Estimate(float(values.mean()), -np.inf, np.inf)
+    means = np.random.default_rng(seed).choice(values, size=(draws, len(values))).mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def basic_interval(value: float, resampled: np.ndarray, *, level: float = 0.95, most: float = np.inf) -> tuple[float, float]:
+    """Basic (reflected) bootstrap interval of a distance, within `[0, most]`.
+
+    A distance between samples is biased upwards by sampling noise, and its resamples are so once more; reflecting them at the value
+    takes the second bias off, so that the interval reaches towards the truth and not away from it (Davison & Hinkley 1997, section 5.2).
+    """
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(np.clip(2 * value - high, 0.0, value)), float(np.clip(2 * value - low, value, most))

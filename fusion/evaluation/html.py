@@ -1,0 +1,127 @@
+"""A `Report` as one HTML page with its pictures inside it. Every text is escaped; the page may run no script and load nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+from fusion.evaluation.estimate import Estimate
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito
+STYLE = """
+:root { color-scheme: light dark } body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1rem 0 } 
+th, td { padding: .35rem .7rem; text-align: left; border-bottom: 1px solid #8886; vertical-align: top }
+.strip { display: flex; flex-wrap: wrap; gap: .3rem } .strip img { width: 96px; height: 96px; object-fit: cover; border-radius: 4px }
+.scroll { overflow-x: auto }
+.note { opacity: .75; font-size: .9rem } .lead { font-size: 1.15rem } svg text { fill: currentColor; font-size: 13px }
+"""
+HEAD = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+    f"<title>ScoreFusion comparison</title><style>{STYLE}</style></head><body>"
+)
+MEANINGS = (
+    ("population", "Population", "Total variation between the samples' population and the target's, 0 to 1; smaller is better."),
+    ("features", "Features", "Distance in calibrated features, in standard deviations of one picture; smaller is better."),
+    ("gain", "Loss saved", "Held-out denoising loss saved against the best single model. It hardly sees populations: no ground to choose."),
+    ("loss", "Loss", "Held-out denoising loss."),
+)
+
+
+def page(report) -> str:
+    """The whole document."""
+    parts = [HEAD, "<h1>ScoreFusion comparison</h1>", f'<p class="lead">{escape(report.verdict)}</p>']
+    if report.stopped:
+        parts.append("<p><strong>Stopped before all samples were drawn: the figures below are from those that were.</strong></p>")
+    parts += [_fit(report.fit), _chart(report.rows), _table(report.rows), _pictures(report.rows), _settings(report), "</body></html>"]
+    return "\n".join(part for part in parts if part)
+
+
+def _fit(fit) -> str:
+    sentences = "".join(f"<p>{escape(str(fit[key]))}</p>" for key in ("verdict", "why_they_differ") if fit.get(key))
+    shares = [(label, fit[key]) for key, label in (("calibrated", "Calibrated share"), ("published", "Published weight")) if fit.get(key)]
+    if not shares:
+        return sentences
+    names = list(shares[0][1])
+    head = "".join(f"<th>{label}</th>" for label, _ in shares)
+    rows = "".join(f"<tr><th>{escape(name)}</th>{''.join(_share(values.get(name)) for _, values in shares)}</tr>" for name in names)
+    return f"<h2>Fit</h2>{sentences}<table><tr><th>Model</th>{head}</tr>{rows}</table>"
+
+
+def _share(value) -> str:
+    """A cell for `{"weight": w, "interval": [low, high]}`."""
+    if value is None:
+        return "<td></td>"
+    interval = value.get("interval")
+    return f"<td>{value['weight']:.0%}{'' if interval is None else f' ({interval[0]:.0%} to {interval[1]:.0%})'}</td>"
+
+
+def _chart(rows) -> str:
+    """Distances with intervals as dots and lines; the table below it holds the same figures."""
+    name = next((n for n in ("population", "features") if any(getattr(row, n) is not None for row in rows)), None)
+    if name is None:
+        return ""
+    shown = [row for row in rows if getattr(row, name) is not None]
+    top = max(max(getattr(row, name).high for row in shown if getattr(row, name).high < float("inf")), 1e-9)
+    x = lambda value: 220 + 430 * min(value, top) / top
+    lines = []
+    for index, row in enumerate(shown):
+        estimate, y, colour = getattr(row, name), 24 + 30 * index, COLOURS[index % len(COLOURS)]
+        lines.append(
+            f'<text x="0" y="{y + 5}">{escape(row.title)}</text>'
+            f'<line x1="{x(estimate.low):.1f}" x2="{x(estimate.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
+            f'<circle cx="{x(estimate.value):.1f}" cy="{y}" r="6" fill="{colour}"/><text x="670" y="{y + 5}">{estimate.value:.2f}</text>'
+        )
+    title = dict((key, label) for key, label, _ in MEANINGS)[name]
+    return (
+        f"<h2>Distance to the target: {title.lower()}</h2>"
+        f'<svg viewBox="0 0 720 {30 * len(shown) + 20}" role="img" aria-label="Distances with 95 % intervals; the table holds the figures">'
+        f'<line x1="220" x2="220" y1="5" y2="{30 * len(shown) + 10}" stroke="currentColor" opacity=".4"/>{"".join(lines)}</svg>'
+    )
+
+
+def _table(rows) -> str:
+    columns = [one for one in MEANINGS if any(getattr(row, one[0]) is not None for row in rows)]
+    head = "".join(f'<th title="{escape(meaning)}">{label}</th>' for _, label, meaning in columns)
+    body = []
+    for row in rows:
+        cells = "".join(f"<td>{_figure(getattr(row, name))}</td>" for name, _, _ in columns)
+        weights = ", ".join(f"{escape(name)} {share:.2f}" for name, share in row.weights.items() if share > 0.005)
+        cost = "" if row.cost is None else f"{row.cost.evaluations:g} evaluations an image, {row.cost.memory:.2f} x memory"
+        time = "" if row.seconds is None else f", {row.seconds:.2f} s an image"
+        body.append(f"<tr><th>{escape(row.title)}</th><td>{escape(row.problem) or weights}</td>{cells}<td>{cost}{time}</td></tr>")
+    notes = "".join(f"<li>{label}: {escape(meaning)}</li>" for _, label, meaning in columns)
+    return (
+        f'<h2>Evidence</h2><div class="scroll"><table><tr><th>Method</th><th>Models</th>{head}<th>Cost</th></tr>'
+        f'{"".join(body)}</table></div>'
+        f'<ul class="note">{notes}</ul>'
+    )
+
+
+def _figure(estimate: Estimate | None) -> str:
+    return "" if estimate is None else escape(str(estimate))
+
+
+def _pictures(rows) -> str:
+    strips = []
+    for row in rows:
+        if row.samples:
+            images = "".join(_picture(sample) for sample in row.samples)
+            strips.append(f'<h3>{escape(row.title)}</h3><div class="strip">{images}</div>')
+    return "<h2>Samples</h2><p class='note'>One seed starts from the same noise in every row.</p>" + "".join(strips) if strips else ""
+
+
+def _picture(sample) -> str:
+    buffer = io.BytesIO()
+    sample.image.convert("RGB").save(buffer, format="PNG")
+    label = f"{sample.prompt}, seed {sample.seed}" + (f", {sample.member}" if sample.member else "")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(label)}" title="{escape(label)}">'
+
+
+def _settings(report) -> str:
+    models = "".join(f"<li>{escape(str(model.get('title', model['id'])))}: {escape(str(model['id']))}</li>" for model in report.models)
+    settings = "".join(f"<li>{escape(str(key))}: {escape(str(value))}</li>" for key, value in report.settings.items())
+    return f'<h2>Made with</h2><ul class="note">{models}{settings}</ul>'
