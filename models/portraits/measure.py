@@ -45,7 +45,7 @@ def sample(pipe: StableDiffusionPipeline, count: int, *, seed: int = 0, batch: i
 
 
 def measure(images: list[Image.Image], jobs: list[str], population: np.ndarray) -> dict:
-    """Population read by the probe (`cells`: per image), its total variation to `population` with the floor, and the share of professions as asked for."""
+    """Population read by the probe (`cells`: per image), total variation to `population`, its floor, share of professions as asked for."""
     portraits = probe.read(images)
     cells = [portrait.cell for portrait in portraits]
     found = np.bincount(cells, minlength=18).reshape(3, 6) / len(images)

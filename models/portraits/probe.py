@@ -42,7 +42,7 @@ class Probe(nn.Module):
         return self.head(x).split(SIZES, dim=1)
 
 
-def train(work: Path, assets: Path, *, steps: int = 2500, batch: int = 64, device: str = "cpu") -> Probe:
+def train(work: Path, assets: Path, *, steps: int = 1000, batch: int = 64, device: str = "cpu") -> Probe:
     """Train on renderings and on their reconstructions by the family's autoencoder; write the probe and its held-out accuracy."""
     torch.manual_seed(1)
     probe = Probe().to(device)
