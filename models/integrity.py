@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,9 +20,14 @@ ADAPTER = "adapter:"  # prefix of an adapter's files in a card's hashes
 
 def weight_files(folder: Path, *suffixes: str) -> list[Path]:
     """Files below `folder` (or the file itself) with one of the suffixes, sorted; hidden folders (.git, .cache) left out."""
-    found = [folder] if folder.is_file() else [path for path in folder.rglob("*") if path.is_file()]
-    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])  # noqa: E731
-    return sorted(path for path in found if path.suffix.lower() in suffixes and not hidden(path))
+    if folder.is_file():
+        return [folder] if folder.suffix.lower() in suffixes else []
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):  # shipped members link to what they share
+        folders[:] = [name for name in folders if not name.startswith(".") and (real := os.path.realpath(Path(place, name))) not in seen
+                      and not seen.add(real)]  # fmt: skip
+        found += [Path(place, name) for name in files if Path(name).suffix.lower() in suffixes]
+    return sorted(found)
 
 
 def file_hash(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -143,7 +144,8 @@ class _Loader:
                   if base.components.get(part) is not None and same_component(folder / part, model.folder / part)}  # fmt: skip
         cls = pipeline_class(model)
         try:
-            pipeline = cls.from_pretrained(str(model.folder), dtype=self.dtype, use_safetensors=True, local_files_only=True, **shared)
+            with _without_bars():
+                pipeline = cls.from_pretrained(str(model.folder), dtype=self.dtype, use_safetensors=True, local_files_only=True, **shared)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"'{model.name}' cannot be loaded ({reason}): download it again, or load it with diffusers to see more") from error
@@ -162,6 +164,22 @@ class _Loader:
             base.switch = Switch(network)
         self.bases[model.folder.resolve()] = base
         return base
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """`progress` is ours to draw: the libraries' own bars are off while they load from disk."""
+    from diffusers.utils import logging as ours
+    from transformers.utils import logging as theirs
+
+    shown = [logger for logger in (ours, theirs) if logger.is_progress_bar_enabled()]
+    for logger in shown:
+        logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger in shown:
+            logger.enable_progress_bar()
 
 
 def pipeline_class(model: Description) -> type:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .errors import ModelError
 
-# Zero terminal SNR (Lin et al. 2023, arXiv 2305.08891) ends at a = 0, level = infinity. The table stops where half precision does, as
-# diffusers' Euler scheduler does: a^2 = 2^-24.
+# Zero terminal SNR (Lin et al. 2023, arXiv 2305.08891) ends at a = 0, level = infinity. The table needs a finite stand-in above all others:
+# a^2 = 2^-24, where half precision and diffusers' Euler scheduler stop, or one more than the level before if that is already higher.
 TERMINAL = 24 * math.log(2)
 PREDICTIONS = ("epsilon", "v_prediction", "flow", "sample")
 
@@ -34,7 +34,7 @@ class NoisePath:
 
     kind: `vp` (a^2 + s^2 = 1), `flow` (a = 1 - sigma, s = sigma) or `ve` (a = 1, s = sigma).
     prediction_type: `epsilon`, `v_prediction` (Salimans & Ho 2022), `flow` (Lipman et al. 2023) or `sample`.
-    training_levels `(T,)`: rising levels of the training timesteps, the terminal one finite (see `TERMINAL`).
+    training_levels `(T,)`: rising levels of the training timesteps; terminal: the last one holds no signal and has a stand-in (`TERMINAL`).
     training_timesteps `(T,)`: the number the scheduler gives each of them. time_scale: the network's t per scheduler's t (Flux: 1/1000).
     """
 
@@ -43,35 +43,35 @@ class NoisePath:
     training_levels: tuple[float, ...]
     training_timesteps: tuple[float, ...]
     time_scale: float = 1.0
+    terminal: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("vp", "flow", "ve"):
             raise ModelError(f"unknown noise path '{self.kind}': use vp, flow or ve")
         if self.prediction_type not in PREDICTIONS:
             raise ModelError(f"unknown prediction type '{self.prediction_type}': use one of {', '.join(PREDICTIONS)}")
-        if len(self.training_levels) != len(self.training_timesteps) or np.any(np.diff(self.training_levels) <= 0):
-            raise ModelError("a noise path needs one level per training timestep, rising")
+        if not np.all(np.isfinite(self.training_levels)) or len(self.training_levels) != len(self.training_timesteps) or not np.all(np.diff(self.training_levels) > 0):
+            raise ModelError("a noise path needs one finite level per training timestep, rising: check scheduler_config.json")
 
     # -------------------------------------------------------------------------------------------- constructors
 
     @classmethod
-    def variance_preserving(cls, alphas_cumprod: Tensor, prediction_type: str = "epsilon", time_scale: float = 1.0) -> NoisePath:
-        """From the DDPM product `a^2` `(T,)` of timesteps 0..T-1 (Ho et al. 2020, eq. 4)."""
+    def variance_preserving(cls, alphas_cumprod: Tensor, prediction_type: str = "epsilon", time_scale: float = 1.0,
+                            terminal: bool = False) -> NoisePath:  # fmt: skip
+        """From the DDPM product `a^2` `(T,)` of timesteps 0..T-1 (Ho et al. 2020, eq. 4). terminal: the last one stands for 0."""
         a2 = np.asarray(alphas_cumprod, dtype=np.float64)
-        with np.errstate(divide="ignore"):
-            levels = np.minimum(np.log1p(-a2) - np.log(a2), TERMINAL)
-        return cls("vp", prediction_type, tuple(levels.tolist()), tuple(map(float, range(len(a2)))), time_scale)
+        terminal = terminal or bool(a2[-1] == 0)
+        kept = a2[:-1] if terminal else a2
+        levels = _with_terminal(np.log1p(-kept) - np.log(kept)) if terminal else np.log1p(-kept) - np.log(kept)
+        return cls("vp", prediction_type, tuple(levels.tolist()), tuple(map(float, range(len(a2)))), time_scale, terminal)
 
     @classmethod
     def rectified_flow(cls, steps: int = 1000, shift: float = 1.0, prediction_type: str = "flow", time_scale: float = 1.0) -> NoisePath:
         """sigma = shift u / (1 + (shift - 1) u), u = 1/T..1 (Esser et al. 2024, eq. 23); the network's t is T sigma."""
         u = np.arange(1, steps + 1) / steps
         sigma = shift * u / (1 + (shift - 1) * u)
-        with np.errstate(divide="ignore"):
-            levels = np.minimum(2 * (np.log(sigma) - np.log1p(-sigma)), TERMINAL)
-        if levels[-2] >= TERMINAL:
-            raise ModelError(f"a flow schedule of {steps} steps with shift {shift} has no usable noise levels: check scheduler_config.json")
-        return cls("flow", prediction_type, tuple(levels.tolist()), tuple((steps * sigma).tolist()), time_scale)
+        levels = _with_terminal(2 * (np.log(sigma[:-1]) - np.log1p(-sigma[:-1])))
+        return cls("flow", prediction_type, tuple(levels.tolist()), tuple((steps * sigma).tolist()), time_scale, True)
 
     @classmethod
     def variance_exploding(cls, sigmas: Tensor, timesteps: Tensor, prediction_type: str = "epsilon", time_scale: float = 1.0) -> NoisePath:
@@ -91,15 +91,14 @@ class NoisePath:
         if config.get("timestep_type") == "continuous" or "EDM" in name or getattr(scheduler, "alphas_cumprod", None) is None:
             raise ModelError(f"{name} with these settings is neither a DDPM nor a flow schedule: such models cannot be fused here")
         prediction = "flow" if prediction == "flow_prediction" else prediction
-        return cls.variance_preserving(scheduler.alphas_cumprod, prediction, time_scale)
+        return cls.variance_preserving(scheduler.alphas_cumprod, prediction, time_scale, bool(config.get("rescale_betas_zero_snr")))
 
     # -------------------------------------------------------------------------------------------- the clock
 
     @cached_property
     def range(self) -> tuple[float, float]:
         """Lowest and highest level of training. A terminal level without signal is left out: nothing can be learned there."""
-        last = -2 if self.training_levels[-1] >= TERMINAL else -1
-        return self.training_levels[0], self.training_levels[last]
+        return self.training_levels[0], self.training_levels[-2 if self.terminal else -1]
 
     def clamp(self, level: Tensor) -> Tensor:
         """The nearest level this network was trained on, the terminal one included (sigma = 1, level infinite, on a flow path)."""
@@ -192,6 +191,11 @@ class NoisePath:
         """Inverse of `to_noise`. Where a = 0 only `epsilon` is defined: the noise then says nothing about the sample."""
         a, s = (_column(c, x_t) for c in self.coefficients(level))
         return noise if self.prediction_type == "epsilon" else self.from_pair((x_t - s * noise) / a, noise, level)
+
+
+def _with_terminal(levels: np.ndarray) -> np.ndarray:
+    """`(T - 1,)` finite levels with the stand-in for the terminal one behind them."""
+    return np.append(levels, max(TERMINAL, levels[-1] + 1))
 
 
 def _interpolate(values: Tensor, xs: tuple[float, ...], ys: tuple[float, ...]) -> Tensor:
