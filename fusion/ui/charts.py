@@ -32,12 +32,20 @@ def _ink(rgb: tuple[int, int, int]) -> str:
     return "#111" if 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 140 else "#fff"
 
 
+def _num(column: int) -> str:
+    return ' class="num"' if column else ""
+
+
+def plain_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    head = "".join(f'<th scope="col"{_num(i)}>{escape(str(h))}</th>' for i, h in enumerate(heads))
+    body = "".join("<tr>" + "".join(f"<td{_num(i)}>{escape(str(v))}</td>" for i, v in enumerate(row)) + "</tr>" for row in rows)
+    return f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], summary: str) -> str:
-    """The numbers behind a chart, folded away. The first column is text, the others are numbers."""
-    head = "".join(f'<th scope="col"{"" if i == 0 else " class=num"}>{escape(str(h))}</th>' for i, h in enumerate(heads))
-    body = "".join("<tr>" + "".join(f'<td{"" if i == 0 else " class=num"}>{escape(str(v))}</td>' for i, v in enumerate(row)) + "</tr>" for row in rows)
-    return (f'<details><summary>{escape(summary)}</summary><div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div></details>")
+    """The numbers behind a chart, folded away."""
+    return f"<details><summary>{escape(summary)}</summary>{plain_table(heads, rows)}</details>"
 
 
 def shares(names: Sequence[str], values, interval=None, *, title: str = "") -> str:

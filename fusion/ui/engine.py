@@ -75,6 +75,7 @@ def fit(chosen, images, captions, *, levels: int, draws: int, job):
     from fusion.objective import fit_gram
 
     loaded = ensemble(chosen, job.report)
+    job.enter("fitting")
     gram = fit_gram(loaded, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped)
     return fit_all(gram, shipped_calibration(chosen, gram))
 
@@ -84,7 +85,9 @@ def calibrate(chosen, result, *, job, samples: int = 96):
     from fusion.calibration import calibrate as run
     from fusion.fitting import fit_all
 
-    made = run(ensemble(chosen, job.report), None, samples=samples, prompts=sorted(set(result.gram.prompts)), progress=job.report, stop=job.stopped)
+    loaded = ensemble(chosen, job.report)
+    job.enter("drawing")
+    made = run(loaded, None, samples=samples, prompts=sorted(set(result.gram.prompts)), progress=job.report, stop=job.stopped)
     return fit_all(result.gram, made)
 
 
@@ -124,8 +127,10 @@ def matched(chosen, result, plan, *, job):
     from fusion.methods import SamplingPlan
     from fusion.methods.matched import match
 
+    loaded = ensemble(chosen, job.report)
+    job.enter("matching")
     settings = SamplingPlan(list(plan.prompts[:1]), [0], steps=plan.steps, stop=job.stopped, progress=job.report)
-    found, last = match(ensemble(chosen, job.report), result, settings)
+    found, last = match(loaded, result, settings)
     return found, distance_form(found, last)
 
 
@@ -164,6 +169,7 @@ def samples(chosen, result, method: str, plan, weights, *, job):
     from fusion.methods import METHODS, SamplingPlan
 
     loaded = ensemble(chosen, job.report)
+    job.enter("drawing")
     name = method
     if method == "yours":
         name = "mixture" if weights[0] == "mix" else "scorefusion"
@@ -199,14 +205,15 @@ def open_images(paths) -> list:
 
 
 def audit(groups) -> list[dict]:
-    """Population of each `(name, images)` as the probe reads it, its distance to the first group's, and what chance alone would give."""
-    from models.portraits import probe
-    from models.portraits.population import PRESENTATIONS, TONES, sampling_floor, total_variation
+    """Population of each `(name, images)` as the probe reads it; from the second on, its distance to the first, and what chance alone gives."""
+    from fusion.evaluation.population import cells, distance_of_counts
+    from models.portraits.population import PRESENTATIONS, TONES
 
-    tables = [(name, len(images), probe.population(images)) for name, images in groups]
-    target = tables[0][2]
-    return [{"name": name, "count": count, "table": table, "rows": list(PRESENTATIONS), "columns": list(TONES),
-             "distance": total_variation(table, target), "floor": sampling_floor(target, count, draws=300)} for name, count, table in tables]
+    counts = [(name, cells(images)) for name, images in groups]
+    target = counts[0][1]
+    found = [distance_of_counts(c, target, known=False) for _, c in counts]
+    return [{"name": name, "count": int(c.sum()), "table": (c / c.sum()).reshape(3, 6), "rows": list(PRESENTATIONS), "columns": list(TONES),
+             "distance": f.value, "low": f.low, "high": f.high, "floor": f.floor} for (name, c), f in zip(counts, found)]
 
 
 def with_matched_weights(result, stored: dict):

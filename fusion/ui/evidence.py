@@ -46,7 +46,7 @@ def _explains(session) -> str:
     items, rows = [], []
     for n, shares in enumerate(np.asarray(mixture.responsibilities_)):
         picture = session.pictures[n] if n < len(session.pictures) and not session.stale() else None
-        image = f'<img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" loading="lazy">' if picture else f"<b>{n + 1}</b>"
+        image = f'<img src="{state.link(picture.path)}" alt="{escape(picture.caption)}">' if picture else f"<b>{n + 1}</b>"
         bar = "".join(f'<i style="flex-grow:{max(float(w), 0):.4f};background:{charts.colour(k)}"></i>' for k, w in enumerate(shares) if w > 0.002)
         best = int(np.argmax(shares))
         odd = f'<br><span class="badge old">{say("evidence.outlier")}</span>' if bool(mixture.outliers_[n]) else ""
@@ -79,7 +79,7 @@ def _metrics(session) -> str:
     even = np.full(len(matrix), 1 / len(matrix))
     rows += [[tell("method.uniform"), f"{even @ matrix @ even:.5f}"], [tell("method.scorefusion"), f"{fit.published.loss_:.5f}"], [tell("method.scorefusion_levels"), f"{fit.levels.loss_:.5f}"]]
     gains = [[tell(f"evidence.{key}"), _gain(record)] for key, record in (("gain_uniform", fit.published.gain_uniform_), ("gain_single", fit.published.gain_single_))]
-    body = _table([tell("word.model"), tell("evidence.loss")], rows) + _table([tell("evidence.gain"), tell("evidence.gain_value")], gains)
+    body = charts.plain_table([tell("word.model"), tell("evidence.loss")], rows) + charts.plain_table([tell("evidence.gain"), tell("evidence.gain_value")], gains)
     return _lead(session, "evidence.metrics_help") + f'<div class="pair">{body}</div>' + (_measured(session) if session.example else "")
 
 
@@ -97,13 +97,7 @@ def _measured(session) -> str:
         return ""
     rows = [[session.tell(f"method.{d['method']}"), f"{d['value']:.3f}", f"{d['low']:.3f}–{d['high']:.3f}", d["samples"], f"{d['floor']:.3f}"] for d in stored["distances"]]
     heads = [session.tell(k) for k in ("word.method", "evidence.distance", "word.interval", "word.samples", "evidence.floor")]
-    return f'<h3>{session.say("evidence.measured")}</h3>' + _table(heads, rows)
-
-
-def _table(heads, rows) -> str:
-    head = "".join(f'<th scope="col"{"" if i == 0 else " class=num"}>{escape(str(h))}</th>' for i, h in enumerate(heads))
-    body = "".join("<tr>" + "".join(f'<td{"" if i == 0 else " class=num"}>{escape(str(v))}</td>' for i, v in enumerate(r)) + "</tr>" for r in rows)
-    return f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<h3>{session.say("evidence.measured")}</h3>' + charts.plain_table(heads, rows)
 
 
 def _population(session) -> str:
@@ -116,8 +110,8 @@ def _population(session) -> str:
     plates = "".join(f'<figure><h3>{escape(a["name"])} <small>{session.say("evidence.count", count=a["count"])}</small></h3>'
                      + charts.heatmap([session.tell(f"presentation.{r}") for r in a["rows"]], [session.tell(f"tone.{t}") for t in a["columns"]], a["table"], label=a["name"], top=max(0.3, float(np.max(a["table"]))))
                      + "</figure>" for a in audit)
-    rows = [[a["name"], a["count"], f"{a['distance']:.2f}", f"{a['floor']:.2f}"] for a in audit[1:]]
-    table = _table([session.tell(k) for k in ("word.method", "word.samples", "evidence.distance", "evidence.floor")], rows) if rows else ""
+    rows = [[a["name"], a["count"], f"{a['distance']:.2f}", f"{a['low']:.2f}–{a['high']:.2f}", f"{a['floor']:.2f}"] for a in audit[1:]]
+    table = charts.plain_table([session.tell(k) for k in ("word.method", "word.samples", "evidence.distance", "word.interval", "evidence.floor")], rows) if rows else ""
     return _lead(session, "evidence.population_help") + f'<div class="pair">{plates}</div>' + table
 
 

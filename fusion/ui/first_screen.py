@@ -1,6 +1,6 @@
 """The first screen: an answer before any click, read from files. `python -m fusion.ui.first_screen` makes them by a real run.
 
-Files, below assets/first_screen/: `<target>.json` (schema 1, see `make.py` beside this file's `stored`), `<target>.gram.safetensors`
+Files, below assets/first_screen/: `<target>.json` (schema 1, written by `first_screen_make.py`), `<target>.gram.safetensors`
 (the statistic, from which the page rebuilds the whole fit in milliseconds) and `<target>-<method>-<n>.png`. Without them: the empty state.
 """
 
@@ -122,3 +122,9 @@ def _alt(session, data: dict, row: dict, shot: dict) -> str:
     source = session.tell("compare.from", name=shot["member"]) if shot.get("member") else weights
     method, seed = session.tell("method." + row["method"]), session.tell("compare.seed", seed=shot["seed"])
     return f"{method}, {source}, {seed}: {shot['prompt']}"
+
+
+if __name__ == "__main__":
+    from .first_screen_make import main
+
+    main()

@@ -47,9 +47,9 @@ def answer(session) -> str:
     first = _calibrated(session, names) if fit.calibrated is not None else _uncalibrated(session, names)
     second = (f'<div class="card second"><h3>{say("fit.published")}</h3><p class="soft">{say("fit.published_help")}</p>'
               f'{charts.shares(names, published.weights_, published.interval_, title=session.tell("fit.published"))}</div>')
-    return (f'<div class="answer" id="answer">{first}{second}</div><p class="soft">{_why(session)}</p>{_verdicts(session)}' + charts.table(
+    return (f'<div class="answer" id="answer">{first}{second}</div><p class="soft">{why(session)}</p>{_verdicts(session)}' + charts.table(
         [session.tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")],
-        _rows(fit, names), session.tell("word.table")))
+        rows(fit, names), session.tell("word.table")))
 
 
 def _calibrated(session, names) -> str:
@@ -65,7 +65,7 @@ def _uncalibrated(session, names) -> str:
             f'<p style="margin-top:16px"><button class="btn" type="button" data-do="calibrate" data-event="calibrate" {busy}>{say("fit.calibrate")}</button></p></div>')
 
 
-def _rows(fit, names) -> list[list[str]]:
+def rows(fit, names) -> list[list[str]]:
     def pair(record, k):
         return "–" if record is None else f"{record[k][0]:.2f}–{record[k][1]:.2f}"
 
@@ -75,7 +75,7 @@ def _rows(fit, names) -> list[list[str]]:
     return [[n, f"{first[k]:.3f}", pair(interval, k), f"{published.weights_[k]:.3f}", pair(published.interval_, k)] for k, n in enumerate(names)]
 
 
-def _why(session) -> str:
+def why(session) -> str:
     """One sentence on why the two answers differ, or that they agree."""
     fit = session.fit
     if fit.calibrated is None:

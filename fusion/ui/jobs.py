@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 class Job:
     """Runs `work(job)` in a thread. `work` calls `job.report(done, total, message)` and looks at `job.stopped()`.
 
-    `kind` names it on the page. After the end `result` or `error` is set; what a stopped job had finished is its result too.
+    `kind` names it on the page, `stage` what it is doing (a key of texts.yaml below `run.`). After the end `result` or `error` is set; what a stopped job had finished is its result too.
     """
 
     def __init__(self, kind: str, work: Callable[[Job], object]):
         self.kind, self._work = kind, work
-        self.done, self.total, self.message = 0, 0, ""
+        self.done, self.total, self.message, self.stage = 0, 0, "", "loading"
         self.result: object | None = None
         self.error: Exception | None = None
         self.started = time.monotonic()
@@ -33,6 +33,11 @@ class Job:
 
     def report(self, done: int, total: int, message: str = "") -> None:
         self.done, self.total, self.message = int(done), int(total), message
+        self._changed.set()
+
+    def enter(self, stage: str) -> None:
+        """A new part of the work begins; its count starts anew."""
+        self.stage, self.done, self.total = stage, 0, 0
         self._changed.set()
 
     def stop(self) -> None:

@@ -74,10 +74,11 @@ function fromPlane(x, y) {
 }
 
 function el(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "circle", "text", "polygon", "g", "title"].includes(tag) && attributes.ns !== "html";
+  const svg = ["svg", "path", "circle", "text", "polygon", "g", "title"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name === "ns" || value === null || value === undefined || value === false) continue;
+    if (name.startsWith("aria-")) { node.setAttribute(name, String(value)); continue; }
+    if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
@@ -109,7 +110,8 @@ function mountMixer(element, props, trigger, watch) {
       parts.bar[i].querySelector("b").textContent = w >= 0.08 ? shown[i].toFixed(2) : "";
     });
     const missing = data.fitted ? data.texts.unknown : data.texts.fitFirst;
-    fill(parts.distance, read(mode().distance, weights), missing);
+    const without = data.fitted && data.mode === "mix" ? data.texts.needsCalibration : missing;
+    fill(parts.distance, read(mode().distance, weights), without);
     fill(parts.loss, read(data.loss, weights), missing);
     parts.undo.disabled = undo.length === 0;
     if (parts.dot) placeDot();
@@ -240,7 +242,7 @@ function mountMixer(element, props, trigger, watch) {
         if (other >= 0) corners[other] = corners[n];
         corners[n] = next; build();
       } }, ...data.names.map((name, i) => el("option", { value: i, selected: corners[n] === i }, name)))));
-    const key = el("p", { class: "mx-key" }, el("span", { class: "mx-scale" }), data.texts.mapKey);
+    const key = el("p", { class: "mx-key" }, el("span", { class: "mx-scale" }), form ? (form === data.loss ? data.texts.mapLoss : data.texts.mapDistance) + " " + data.texts.mapKey : data.texts.fitFirst);
     parts.redraw = redraw; redraw();
     return el("figure", { class: "mx-figure" }, svg, key, ...(pick ? [pick] : []));
   }

@@ -15,7 +15,7 @@ import numpy as np
 from . import charts, engine, models_section, state
 
 LABELS = ("lock", "locked", "only", "undo", "fitted", "published", "uniform", "mix", "mixHelp", "blend", "blendHelp", "modes", "distance", "distanceHelp",
-          "loss", "lossHelp", "gap", "unknown", "fitFirst", "interval", "publishedTick", "map", "mapKey", "corners", "open", "close")
+          "loss", "lossHelp", "gap", "unknown", "fitFirst", "interval", "publishedTick", "needsCalibration", "map", "mapKey", "mapLoss", "mapDistance", "corners", "open", "close")
 
 
 def build(value: dict) -> gr.HTML:

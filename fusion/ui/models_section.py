@@ -6,10 +6,10 @@ from html import escape
 
 import numpy as np
 
-from . import charts, engine, state
+from . import charts, engine, first_screen, state, texts
 from .panel import notes, section
 
-SHIPPED_NOTE = "models.summary."
+SUMMARY = "models.summary."
 
 
 def offered(session) -> dict:
@@ -28,32 +28,41 @@ def render(session) -> str:
     if not cards:
         body = f'<div class="note info" role="status">{session.say("models.none")}</div>'
     else:
-        order = [c.id for c in chosen(session)]
-        body = f'<div class="cards" role="group" aria-label="{session.say("models.title")}">' + "".join(
-            _card(session, card, order.index(card.id) if card.id in order else None) for card in cards.values()) + "</div>"
+        here = [c for c in cards.values() if not c.is_hub or c.id in session.selected]
+        away = [c for c in cards.values() if c.is_hub and c.id not in session.selected]
+        body = _cards(session, here) + (f'<details><summary>{session.say("models.away", count=len(away))}</summary>{_cards(session, away)}</details>' if away else "")
     return section(session, 1, "models", body + notes(session, "models") + _add(session))
+
+
+def _cards(session, cards: list) -> str:
+    order = [c.id for c in chosen(session)]
+    return f'<div class="cards" role="group" aria-label="{session.say("models.title")}">' + "".join(
+        _card(session, card, order.index(card.id) if card.id in order else None) for card in cards) + "</div>"
 
 
 def _card(session, card, index: int | None) -> str:
     marker = charts.mark(index) if index is not None else ""
-    texts_ = session.say
+    say = session.say
     summary = _summary(session, card)
-    picture = f'<img class="thumb" alt="" src="{state.link(engine.ASSETS / card.thumbnail)}">' if _has_thumbnail(card) else ""
-    plate = charts.population(np.asarray(card.population), texts_("models.population", name=card.title)) if card.population is not None else ""
-    badges = [card.family.upper(), card.licence or texts_("models.no_licence"), *(["LoRA"] if card.adapter else []), *_compatibility(session, card)]
+    thumbnail = _thumbnail(card)
+    picture = f'<img class="thumb" alt="" src="{state.link(thumbnail)}">' if thumbnail else ""
+    plate = charts.population(np.asarray(card.population), say("models.population", name=card.title)) if card.population is not None else ""
+    badges = [card.family.upper(), card.licence.split(";")[0] or say("models.no_licence"), *(["LoRA"] if card.adapter else []), *_compatibility(session, card)]
     return (f'<button class="model" type="button" role="checkbox" aria-checked="{"true" if index is not None else "false"}" data-do="toggle" data-id="{escape(card.id)}">'
             f'<span class="head">{marker}<strong>{escape(card.title)}</strong><span class="tick" aria-hidden="true">{"✓" if index is not None else ""}</span></span>'
-            f"{picture}{plate}<p>{summary}</p><span class='meta'>" + "".join(f'<span class="badge">{escape(b)}</span>' for b in badges) + "</span></button>")
+            f"{picture}{plate}<p>{summary}</p><span class='meta'>" + "".join(f'<span class="badge" title="{escape(b)}">{escape(b)}</span>' for b in badges) + "</span></button>")
 
 
-def _has_thumbnail(card) -> bool:
-    return bool(card.thumbnail) and (engine.ASSETS / card.thumbnail).is_file()
+def _thumbnail(card):
+    """The card's own picture, or the row of samples that was drawn with the first screen."""
+    files = ([engine.ASSETS / card.thumbnail] if card.thumbnail else []) + [first_screen.FOLDER / f"model-{card.id.rsplit('/')[-1]}.png"]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _summary(session, card) -> str:
     """The shipped models' sentence in the visitor's language; for others what their card says."""
-    key = "models.summary." + card.id.removeprefix("portraits/")
-    if card.id.startswith("portraits/") and key in state.texts.table():
+    key = SUMMARY + card.id.removeprefix("portraits/")
+    if card.id.startswith("portraits/") and key in texts.table():
         return session.say(key)
     return escape(card.summary)
 

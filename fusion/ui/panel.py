@@ -76,7 +76,7 @@ def progress(session, kind: str) -> str:
     if job is None or job.kind != kind:
         return ""
     part = job.done / job.total if job.total else 0.02
-    text = say("run.progress", done=job.done, total=job.total) if job.total else say("run.loading")
+    text = say(f"run.{job.stage}") + (" · " + say("run.progress", done=job.done, total=job.total) if job.total else "")
     stop = say("run.stopping") if job.stopped() else say("run.stop")
     return (f'<div class="card progress" role="status" data-running="{kind}"><div class="row" style="justify-content:space-between">'
             f'<p>{text} <span class="soft">· {say("run.seconds", seconds=f"{job.seconds:.0f}")}</span></p>'

@@ -68,7 +68,7 @@ def page(session, recipe: str) -> str:
         for c in session.columns if c.shots)
     current = ", ".join(f"{escape(n)} {w:.2f}" for n, w in zip(names, mixer.weights(session)))
     return (f'<!doctype html><html lang="{session.language}"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>ScoreFusion Studio</title><style>{STYLE}</style>'
-            f"<h1>ScoreFusion Studio</h1><h2>{say('report.answer')}</h2>{_table(heads, fit._rows(session.fit, names))}<p>{fit._why(session)}</p>"
+            f"<h1>ScoreFusion Studio</h1><h2>{say('report.answer')}</h2>{charts.plain_table(heads, fit.rows(session.fit, names))}<p>{fit.why(session)}</p>"
             f"<p>{say('report.weights')}: {say(f'mixer.{session.mode}')} · {current}</p><h2>{say('target.title')}</h2>{pictures}"
             f"<h2>{say('compare.title')}</h2>{columns or '<p class=soft>–</p>'}<h2>recipe.json</h2><pre style='white-space:pre-wrap;font-size:12px'>{escape(recipe)}</pre></html>")
 
@@ -77,7 +77,3 @@ def _figure(path: str, caption: str) -> str:
     with open(path, "rb") as file:
         data = base64.b64encode(file.read()).decode()
     return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
-
-
-def _table(heads, rows) -> str:
-    return charts.table(heads, rows, "").replace("<details>", "<div>").replace("</details>", "</div>").replace("<summary></summary>", "")

@@ -39,7 +39,7 @@ def render(session) -> str:
 def _thumb(session, index: int, picture) -> str:
     say = session.say
     note = f'<small>{escape(problem(session.language, picture.note))}</small>' if picture.note else ""
-    return (f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}" loading="lazy">'
+    return (f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
             f'<button class="drop" type="button" data-do="remove" data-index="{index}" aria-label="{say("target.remove", name=picture.name)}"><span aria-hidden="true">✕</span></button>'
             f'<input type="text" maxlength="400" value="{escape(picture.caption)}" data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}">{note}</li>')
 

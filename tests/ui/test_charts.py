@@ -1,0 +1,48 @@
+"""Charts are well-formed, escape what they are given, and hold every number in words."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from fusion.ui import charts
+
+NAMES = ["<b>Harbor</b>", "Summit & Co"]
+
+
+@pytest.mark.parametrize("markup", [
+    charts.lines(NAMES, [0.0, 1.0, 2.0], [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]], x_title="x<", y_title="y&", label="l<"),
+    charts.heatmap(NAMES, NAMES, [[1, -0.5], [-0.5, 1]], label="a<", signed=True),
+    charts.heatmap(NAMES, NAMES, [[0, 0], [0, 0]], label="zeros"),
+    charts.population(np.full((3, 6), 1 / 18), "p<"),
+    charts.shares(NAMES, [0.25, 0.75], [[0.1, 0.4], [0.6, 0.9]], title="t<"),
+    charts.legend(NAMES),
+])  # fmt: skip
+def test_markup_is_well_formed_and_escaped(markup):
+    ET.fromstring(markup.replace("\u202f", " "))
+    assert "<b>Harbor</b>" not in markup
+
+
+def test_shares_say_every_number_as_text():
+    text = "".join(ET.fromstring(charts.shares(["A", "B"], [0.25, 0.75], [[0.1, 0.4], [0.6, 0.9]])).itertext())
+    assert "25" in text and "75" in text and "10–40" in text and "60–90" in text
+
+
+def test_the_table_holds_all_rows():
+    markup = charts.table(["a", "b"], [["x", 1], ["y", 2]], "numbers")
+    root = ET.fromstring(markup)
+    assert [[c.text for c in row] for row in root.iter("tr")] == [["a", "b"], ["x", "1"], ["y", "2"]]
+
+
+def test_ramps_end_where_they_should():
+    assert charts.ramp(charts.PUOR, 0.5) == (247, 247, 247)
+    assert charts.ramp(charts.CIVIDIS, 0) == (0, 34, 78) and charts.ramp(charts.CIVIDIS, 2) == (254, 232, 56)
+
+
+def test_every_model_has_its_own_colour_and_mark():
+    from fusion.ui.state import COLOURS, MARKS
+
+    assert len(set(COLOURS)) == len(COLOURS) == len(set(MARKS)) == 8
+    assert COLOURS[:6] == ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

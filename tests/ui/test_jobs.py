@@ -1,0 +1,47 @@
+"""Long work in a thread: progress, stop, errors, and a listener that leaves."""
+
+from __future__ import annotations
+
+import time
+
+from fusion.ui.jobs import Job
+
+
+def counting(job):
+    for n in range(1000):
+        if job.stopped():
+            return n
+        job.report(n, 1000, "step")
+        time.sleep(0.01)
+    return 1000
+
+
+def test_progress_and_result():
+    job = Job("fit", lambda j: [j.report(1, 2, "half"), "done"][1])
+    list(job.ticks(0.01))
+    assert (job.result, job.error, job.done, job.total, job.message) == ("done", None, 1, 2, "half")
+
+
+def test_stop_ends_within_a_step_and_keeps_what_was_done():
+    job = Job("fit", counting)
+    for tick, _ in enumerate(job.ticks(0.01)):
+        if tick == 2:
+            job.stop()
+    assert job.error is None and 0 < job.result < 1000 and not job.running
+
+
+def test_an_error_is_kept_and_not_lost():
+    def work(job):
+        raise ValueError("cause and cure")
+
+    job = Job("fit", work)
+    list(job.ticks(0.01))
+    assert isinstance(job.error, ValueError) and job.result is None
+
+
+def test_a_listener_that_leaves_stops_the_work():
+    job = Job("fit", counting)
+    ticks = job.ticks(0.01)
+    next(ticks)
+    ticks.close()
+    assert job.stopped() and not job.running

@@ -1,0 +1,111 @@
+"""The arithmetic of mixer.js, run by node, against Python; and what Python accepts from a browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fusion.ui
+from fusion.ui import mixer
+
+SCRIPT = Path(fusion.ui.__file__).with_name("mixer.js")
+
+
+def node() -> str:
+    """The system's node, or the one that Playwright brings along."""
+    from playwright._impl._driver import compute_driver_executable
+
+    return shutil.which("node") or str(compute_driver_executable()[0])
+
+
+def run(calls: list[tuple[str, list]]) -> list:
+    """Results of functions of mixer.js, all in one process."""
+    program = "const m = require(process.argv[1]); const c = JSON.parse(require('fs').readFileSync(0)); console.log(JSON.stringify(c.map(([f, a]) => m[f](...a))));"
+    done = subprocess.run([node(), "-e", program, str(SCRIPT)], input=json.dumps(calls), capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def rescaled(weights, locked, index, value):
+    """The rule of the design, written again: the moved weight is clamped to what the locked ones leave, the others share the rest."""
+    weights, locked = np.array(weights, float), np.array(locked, bool)
+    others = ~locked & (np.arange(len(weights)) != index)
+    if locked[index] or not others.any():
+        return weights
+    room = max(0.0, 1 - weights[locked].sum())
+    out = weights.copy()
+    out[index] = np.clip(value, 0, room)
+    share = weights[others] / weights[others].sum() if weights[others].sum() > 1e-12 else np.full(others.sum(), 1 / others.sum())
+    out[others] = (room - out[index]) * share
+    return out
+
+
+def cases(count: int = 400):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        size = int(rng.integers(2, 7))
+        weights = rng.dirichlet(np.full(size, rng.choice([0.2, 1.0, 5.0])))
+        if rng.random() < 0.2:
+            weights = np.eye(size)[rng.integers(size)]
+        yield weights.tolist(), (rng.random(size) < 0.3).tolist(), int(rng.integers(size)), float(rng.uniform(-0.2, 1.2))
+
+
+def test_rescale_keeps_the_sum_the_locks_and_the_proportions():
+    every = list(cases())
+    for case, got in zip(every, run([("rescale", list(c)) for c in every])):
+        np.testing.assert_allclose(got, rescaled(*case), atol=1e-12)
+        assert abs(sum(got) - 1) < 1e-9 and min(got) >= 0
+        for w, held, was in zip(got, case[1], case[0]):
+            assert not held or w == was
+
+
+def test_rescale_examples():
+    got = run([("rescale", [[0.5, 0.3, 0.2], [False] * 3, 0, 0.75]), ("rescale", [[1, 0, 0], [False] * 3, 0, 0.4]),
+               ("rescale", [[0.5, 0.3, 0.2], [False, True, False], 0, 0.9]), ("rescale", [[0.5, 0.5], [False, True], 0, 0.9])])  # fmt: skip
+    np.testing.assert_allclose(got, [[0.75, 0.15, 0.1], [0.4, 0.3, 0.3], [0.7, 0.3, 0.0], [0.5, 0.5]][:3] + got[3:], atol=1e-12)
+    assert got[3] == [0.5, 0.5]
+
+
+def test_largest_remainder_sums_to_one_and_stays_near():
+    rng = np.random.default_rng(1)
+    weights = [rng.dirichlet(np.ones(rng.integers(2, 9))).tolist() for _ in range(300)] + [[1 / 3] * 3, [1 / 7] * 7, [1.0, 0.0]]
+    for exact, shown in zip(weights, run([("largestRemainder", [w, 2]) for w in weights])):
+        assert round(sum(shown), 9) == 1.0
+        assert max(abs(a - b) for a, b in zip(exact, shown)) < 0.01
+
+
+def test_quadratic_and_distance_agree_with_numpy():
+    rng = np.random.default_rng(2)
+    calls, expected = [], []
+    for _ in range(50):
+        k, points = int(rng.integers(2, 6)), 5
+        q, c, w = rng.normal(size=(k, k)), rng.normal(size=k), rng.dirichlet(np.ones(k))
+        calls.append(("quadratic", [q.tolist(), c.tolist(), 0.7, w.tolist()]))
+        expected.append(w @ q @ w - 2 * c @ w + 0.7)
+        a, b, at, amounts = rng.normal(size=(k, k - 1)), rng.normal(size=k - 1), rng.dirichlet(np.ones(k), points), rng.normal(size=(points, k - 1))
+        form = {"a": a.tolist(), "b": b.tolist(), "at": at.tolist(), "amounts": amounts.tolist(), "length": 0.5}
+        calls.append(("mapped", [form, w.tolist()]))
+        kernel = np.exp(-((w - at) ** 2).sum(1) / (2 * 0.5**2))
+        expected.append(np.linalg.norm(w @ a + b + kernel @ amounts))
+    np.testing.assert_allclose(run(calls), expected, rtol=1e-9)
+
+
+def test_the_map_and_back():
+    rng = np.random.default_rng(3)
+    points = [w.tolist() for w in rng.dirichlet(np.ones(3), 50)]
+    plane = run([("toPlane", [p]) for p in points])
+    np.testing.assert_allclose(run([("fromPlane", p) for p in plane]), points, atol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [None, "abc", [0.5], [0.5, 0.5, float("nan")], [0, 0, 0], [-1, -1, -1], [1, 2, "x"], [float("inf"), 0, 0], {"a": 1}])
+def test_python_refuses_what_is_no_weights(bad):
+    assert mixer.checked(bad, 3) is None
+
+
+def test_python_projects_again():
+    np.testing.assert_allclose(mixer.checked([0.2, 0.2, 0.1], 3), [0.4, 0.4, 0.2])
+    np.testing.assert_allclose(mixer.checked(["0.5", -0.1, 0.5], 3), [0.5, 0.0, 0.5])
