@@ -110,7 +110,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--assets", type=Path, default=Path("assets"))
     parser.add_argument("--work", type=Path, default=Path(".train"), help="partial results (default: .train)")
     parser.add_argument("--samples", type=int, default=2048, help="samples per method and target (default: 2048)")
-    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: 20)")
+    parser.add_argument("--steps", type=int, default=10, help="sampling steps (default: 10)")
+    parser.add_argument("--targets", nargs="+", default=list(TARGET_POPULATIONS), choices=list(TARGET_POPULATIONS), help="for `samples`")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args(argv)
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
     if "proportions" in arguments.stage:
         proportions(arguments.assets, arguments.work)
     if "samples" in arguments.stage:
-        fidelity_samples.run(arguments.assets, arguments.work, arguments.samples, arguments.steps)
+        fidelity_samples.run(arguments.assets, arguments.work, arguments.samples, arguments.steps, arguments.targets)
     if "report" in arguments.stage:
         fidelity_report.write(arguments.assets, arguments.work)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from models.portraits.population import TARGET_POPULATIONS
+
 from .fidelity import NAMES
 
 INTRODUCTION = """# Fidelity: does the fit see the population, and do samples show it?
@@ -17,7 +19,7 @@ Made by `python -m fusion.studies.fidelity proportions samples report` from the 
 
 def write(assets: Path, work: Path) -> None:
     """Write the parts that have been measured. Raises FileNotFoundError when none has."""
-    files = {part: work / f"{part}.json" for part in ("proportions", "samples")}
+    files = {part: work / f"{part}.json" for part in ("proportions", *(f"samples-{target}" for target in TARGET_POPULATIONS))}
     found = {part: json.loads(file.read_text()) for part, file in files.items() if file.is_file()}
     if not found:
         raise FileNotFoundError(f"nothing measured yet in {work}: run the stages `proportions` and `samples` first")
@@ -25,9 +27,10 @@ def write(assets: Path, work: Path) -> None:
     if "proportions" in found:
         summary["proportions"], part = proportions_table(found["proportions"])
         text += part
-    if "samples" in found:
-        summary["samples"], part = found["samples"], samples_table(found["samples"])
-        text += part
+    samples = {part.removeprefix("samples-"): value for part, value in found.items() if part != "proportions"}
+    if samples:
+        summary["samples"] = samples
+        text += samples_table(samples)
     folder = assets / "fidelity"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "README.md").write_text(text)
@@ -67,16 +70,17 @@ The oracle reads the true attributes of the same {images} images and fits by max
     return overall, text
 
 
-def samples_table(result: dict) -> str:
+def samples_table(targets: dict[str, dict]) -> str:
     """Distance of every method's samples to each target's population, as Markdown."""
+    first = next(iter(targets.values()))
     text = f"""
 ## Samples
 
-{result["samples"]:,} samples a method, {result["steps"]} steps, bare prompts, attributes read by the probe. Total variation over the
+{first["samples"]:,} samples a method, {first["steps"]} steps, bare prompts, attributes read by the probe. Total variation over the
 18 cells to the target's population (95 % interval over samples); the floor is what a perfect sampler measures. Fitted to the 12
 images in `assets/targets`. Gain: how much nearer than the nearest single member, chosen with the truth in hand.
 """
-    for target, entry in result["targets"].items():
+    for target, entry in targets.items():
         fit, shares = entry["fit"], lambda values: ", ".join(f"{name} {value:.2f}" for name, value in zip(NAMES, values))
         floor = next(iter(entry["methods"].values()))["floor"]
         text += f"\n### {target}\n\nCalibrated proportions: {shares(fit['proportions'])} (p = {fit['p_value']:.2g}). Published weights: "

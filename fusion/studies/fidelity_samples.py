@@ -27,21 +27,21 @@ BATCH = 64
 BLENDS = {"published": "scorefusion", "per level": "scorefusion_levels", "matched": "matched"}  # row in the table: method
 
 
-def run(assets: Path, work: Path, samples: int, steps: int) -> None:
-    """Cells of `samples` images per method and target, in `work/samples.json`. Single members are drawn once for all targets."""
+def run(assets: Path, work: Path, samples: int, steps: int, targets: list[str]) -> None:
+    """Measure `samples` images per method and target, in `work/samples-TARGET.json`. Single members are drawn once for all targets."""
     ensemble = portraits_ensemble()
     calibration = Calibration.load(assets / "calibration" / "portraits.safetensors")
     singles = [_cells(work, f"single-{name}", steps, samples, _drawer("single", ensemble, None, k)) for k, name in enumerate(NAMES)]
-    result = {"samples": samples, "steps": steps, "targets": {}}
-    for target, population in TARGET_POPULATIONS.items():
+    for target in targets:
+        population = TARGET_POPULATIONS[target]
         fit = _fit(ensemble, calibration, assets / "targets" / target / "fit", target, work)
         cells = {f"single {name}": singles[k] for k, name in enumerate(NAMES)}
         cells["mixture"] = _mixture(fit, singles)
         for row, method in BLENDS.items():
             cells[row] = _cells(work, f"{target}-{row}", steps, samples, _drawer(method, ensemble, fit))
-        result["targets"][target] = {"fit": _summary(fit), "methods": {row: _distance(found, population) for row, found in cells.items()}}
-        result["targets"][target]["gain"] = _gain(cells, population)
-        (work / "samples.json").write_text(json.dumps(result, indent=1))
+        result = {"samples": samples, "steps": steps, "fit": _summary(fit), "gain": _gain(cells, population)}
+        result["methods"] = {row: _distance(found, population) for row, found in cells.items()}
+        (work / f"samples-{target}.json").write_text(json.dumps(result, indent=1))
 
 
 def _drawer(method: str, ensemble, fit: Fit | None, member: int | None = None):

@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         "probe": lambda a: probe.train(a.work, a.assets, device=a.device, **a.limit),
         "export": lambda a: export.export(a.work, a.assets / "models" / "portraits"),
         "targets": lambda a: export.write_targets(a.assets / "targets"),
-        "measure": lambda a: measure.main(a.assets, a.work, device=a.device),
+        "measure": lambda a: measure.main(a.assets, a.work, device=a.device, names=a.members or measure.NAMES),
     }
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m models.portraits.train", description=__doc__, formatter_class=raw)
@@ -109,6 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--assets", type=Path, default=Path("assets"), help="where results go (default: assets)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, help="override the number of training steps of the stage")
+    parser.add_argument("--members", nargs="+", help="measure these only")
     parser.add_argument("--threads", type=int, help="CPU threads")
     arguments = parser.parse_args(argv)
     arguments.limit = {"steps": arguments.steps} if arguments.steps else {}
