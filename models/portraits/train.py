@@ -43,7 +43,7 @@ def train_base(work: Path, device: str, *, name: str = "base", steps: int = 5000
     return _finish(denoiser, work, name)
 
 
-def train_member(work: Path, device: str, name: str, *, steps: int = 800, batch: int = 32) -> Denoiser:
+def train_member(work: Path, device: str, name: str, *, steps: int = 1400, batch: int = 32) -> Denoiser:
     """Fine-tune the base's U-Net on the member's own population; the text encoder stays the family's."""
     denoiser, tokenizer = fresh_denoiser()
     denoiser.load_state_dict(load_file(work / "base.safetensors"))
