@@ -92,6 +92,9 @@ def check(content: object) -> None:
     if isinstance(content["version"], int) and content["version"] > VERSION:
         newer = f"this recipe has version {content['version']} and this program reads version {VERSION}"
         raise RecipeError(f"{newer}: update ScoreFusion Studio")
+    if content["version"] is True or content["version"] != VERSION:
+        found = str(content["version"])[:40]
+        raise RecipeError(f"this recipe's version is {found!r} and must be {VERSION}: correct it, or save the recipe again")
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(SCHEMA).iter_errors(content))
     if error is not None:
         where = ".".join(str(part) for part in error.absolute_path) or "the recipe"

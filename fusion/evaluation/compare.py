@@ -13,19 +13,27 @@ from fusion.evaluation.loss import held_out_gain, held_out_loss
 from fusion.evaluation.population import is_countable, population_distance
 from fusion.evaluation.report import Report, Row, verdict
 from fusion.methods import METHODS, Method, MethodError, Sample, SamplingPlan, best_single
-from fusion.methods.drawing import mean_weights
 from fusion.objective import ResidualGram, fit_gram
 from fusion.recipe import described
 
 
 def compare(
-    ensemble, methods: Mapping[str, Method] | Iterable[str] = METHODS, prompts: Sequence[str] | str = ("",),
-    seeds: Sequence[int] = range(4), *, fit=None, held_out: ResidualGram | None = None, target=None, steps: int = 20,
-    guidance: float = 1.0, height: int | None = None, width: int | None = None, batch_size: int = 16, read_features: bool = True, keep: int | None = None,
-    progress: Callable[[int, int, str], None] | None = None, stop: Callable[[], bool] | None = None,
+    ensemble,
+    methods: Mapping[str, Method] | Iterable[str] = METHODS,
+    prompts: Sequence[str] | str = ("",),
+    seeds: Sequence[int] = range(4),
+    *,
+    fit=None,
+    held_out: ResidualGram | None = None,
+    target=None,
+    read_features: bool = True,
+    keep: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
     on_sample: Callable[[Sample], None] | None = None,
-) -> Report:  # fmt: skip
-    """Every method on the same prompts and seeds (paired as in `SamplingPlan`).
+    **settings,
+) -> Report:
+    """Every method on the same prompts and seeds; `settings` are those of `SamplingPlan`, which also says how the two are paired.
 
     `methods`: a dictionary of methods, or names in METHODS. `fit`: how the target was fitted (`fusion.fitting`); a method that needs one
     and has none gets a row that says so. `held_out`: the statistic of held-out target images, for losses and features.
@@ -39,17 +47,16 @@ def compare(
         if stop is not None and stop():
             break
         plan = SamplingPlan(
-            prompts, seeds, steps, guidance, height, width, stop=stop, batch_size=batch_size,
-            progress=_part(progress, number, len(methods), method.title),
-        )  # fmt: skip
+            prompts, seeds, **settings, stop=stop, progress=_part(progress, number, len(methods), method.title)
+        )
         row = _run(ensemble, method, fit, plan, on_sample)
         row = _weigh(ensemble, row, fit, held_out, target, read_features and not plan.stopped(), stop)
         rows.append(row if keep is None else replace(row, samples=row.samples[:keep]))
-    jobs = SamplingPlan(prompts, seeds).jobs
+    drawn = SamplingPlan(prompts, seeds, **settings)
     return Report(
-        tuple(rows), tuple(described(card) for card in ensemble.cards), tuple(p for p, _ in jobs), tuple(s for _, s in jobs),
-        settings={"steps": steps, "guidance": guidance, "images a method": len(jobs)}, fit=summary_of(fit), verdict=verdict(rows),
-        stopped=bool(stop is not None and stop()),
+        tuple(rows), tuple(described(card) for card in ensemble.cards), tuple(p for p, _ in drawn.jobs), tuple(s for _, s in drawn.jobs),
+        settings={"steps": drawn.steps, "guidance": drawn.guidance, "images a method": len(drawn.jobs)},
+        fit={} if fit is None else fit.summary(), verdict=verdict(rows), stopped=bool(stop is not None and stop()),
     )  # fmt: skip
 
 
@@ -104,20 +111,3 @@ def _part(progress, number: int, count: int, title: str):
     if progress is None:
         return None
     return lambda done, total, _message: progress(int(1000 * (number + done / max(total, 1))), 1000 * count, title)
-
-
-def summary_of(fit) -> dict:
-    """How the weights were found, as plain values: calibrated proportions first, the published weights beside them."""
-    if fit is None:
-        return {}
-    found = {"published": fit.published.as_weights().summary()["members"], "verdict": fit.published.verdict_}
-    if fit.calibrated is not None:
-        found = {
-            "calibrated": fit.calibrated.as_weights().summary()["members"],
-            "p_value": float(fit.calibrated.p_value_),
-            "outside": bool(fit.calibrated.outside_),
-        } | found | {"verdict": fit.calibrated.verdict_}  # fmt: skip
-    if fit.matched is not None:
-        found["matched"] = fit.matched.summary()["members"]
-    found["levels"] = dict(zip(fit.gram.names, mean_weights(fit.levels.weights_).tolist()))
-    return found

@@ -40,10 +40,12 @@ def page(report) -> str:
 
 
 def _fit(fit) -> str:
-    sentences = "".join(f"<p>{escape(str(fit[key]))}</p>" for key in ("verdict", "why_they_differ") if fit.get(key))
-    shares = [(label, fit[key]) for key, label in (("calibrated", "Calibrated share"), ("published", "Published weight")) if fit.get(key)]
+    columns = (("calibrated", "Calibrated share"), ("published", "Published weight"), ("matched", "Matched weight"))
+    shares = [(label, fit[key]["members"]) for key, label in columns if fit.get(key)]
     if not shares:
-        return sentences
+        return ""
+    told = [fit[key].get("verdict") for key in ("calibrated", "published") if fit.get(key)] + [fit.get("explanation")]
+    sentences = "".join(f"<p>{escape(text)}</p>" for text in told if text)
     names = list(shares[0][1])
     head = "".join(f"<th>{label}</th>" for label, _ in shares)
     rows = "".join(f"<tr><th>{escape(name)}</th>{''.join(_share(values.get(name)) for _, values in shares)}</tr>" for name in names)

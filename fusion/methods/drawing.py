@@ -27,28 +27,29 @@ def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | No
     jobs = plan.jobs if jobs is None else jobs
     shares = mean_weights(weights) if shown is None else np.asarray(shown, dtype=float)
     batches = [tuple(jobs[at : at + plan.batch_size]) for at in range(0, len(jobs), plan.batch_size)]
-    with fused(ensemble, weights) as pipeline:
-        for number, batch in enumerate(batches):
-            try:
-                images = _call(pipeline, plan, batch, done=number * plan.steps, total=len(batches) * plan.steps, label=member or method)
-            except Stopped:
-                return
-            for place, (image, (prompt, seed)) in enumerate(zip(images, batch)):
-                applied = weights if shown is None else shown
-                yield Sample(image, method, prompt, seed, shares, member, applied, batch, place)
+    applied = weights if shown is None else shown
+    for number, batch in enumerate(batches):
+        try:
+            with fused(ensemble, weights) as pipeline:  # not held while we wait for our caller, who may draw with another method meanwhile
+                done, total = number * plan.steps, len(batches) * plan.steps
+                images = _call(pipeline, plan, ensemble.size, batch, done=done, total=total, label=member or method)
+        except Stopped:
+            return
+        for place, (image, (prompt, seed)) in enumerate(zip(images, batch)):
+            yield Sample(image, method, prompt, seed, shares, member, applied, batch, place)
 
 
-def _call(pipeline, plan: SamplingPlan, batch, *, done: int, total: int, label: str) -> list:
-    """One call of the pipeline for a batch of `(prompt, seed)`: text encoded once, latents decoded once."""
+def _call(pipeline, plan: SamplingPlan, size: tuple[int, int], batch, *, done: int, total: int, label: str) -> list:
+    """One call of the pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. `size`: where the plan has none."""
     accepted = inspect.signature(pipeline.__call__).parameters
     offered = {
         "prompt": [prompt for prompt, _ in batch],
         "num_inference_steps": plan.steps,
         "guidance_scale": plan.guidance,
-        "height": plan.height,
-        "width": plan.width,
+        "height": plan.height or size[0],
+        "width": plan.width or size[1],
     }
-    arguments = {key: value for key, value in offered.items() if key in accepted and value is not None}
+    arguments = {key: value for key, value in offered.items() if key in accepted}
     if "prompt" not in accepted:  # DDPM and DDIM draw without a condition
         arguments["batch_size"] = len(batch)
     arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]

@@ -1,4 +1,4 @@
-"""A real but tiny ensemble of three portraits-like pipelines, and a fit of it, for the tests of methods, recipes, evaluation and commands."""
+"""A real but tiny ensemble of three portraits-like pipelines and a fit of it, for tests of methods, recipes, evaluation and commands."""
 
 from __future__ import annotations
 

@@ -181,6 +181,15 @@ def test_stop_ends_within_one_step_and_keeps_whole_batches(ensemble, fit, monkey
     assert list(METHODS["mixture"].run(ensemble, fit, plan(stop=lambda: True))) == []
 
 
+def test_two_methods_can_be_drawn_in_turns_and_abandoned(ensemble, fit):
+    one, other = METHODS["uniform"].run(ensemble, fit, plan()), singles(ensemble)["single/Bea"].run(ensemble, fit, plan())
+    turns = [(next(one), next(other)) for _ in range(3)]
+    del one
+    alone = arrays(METHODS["uniform"].run(ensemble, fit, plan()))
+    assert all(np.array_equal(np.asarray(s.image), alone[s.prompt, s.seed]) for s, _ in turns)
+    assert not np.array_equal(np.asarray(turns[0][0].image), np.asarray(turns[0][1].image))
+
+
 def test_the_pipeline_is_whole_again_after_a_stop(ensemble, fit):
     before = arrays(METHODS["uniform"].run(ensemble, fit, plan()))
     network = ensemble.pipeline.unet
@@ -240,7 +249,8 @@ def test_random_seeds_are_routed_like_independent_draws():
 def test_mixture_images_are_those_of_the_members_alone(ensemble, fit):
     shares = np.array([0.5, 0.0, 0.5])
     mixed = list(METHODS["mixture"].run(ensemble, fit, plan(weights=shares, seeds=range(8), batch_size=1)))
-    alone = {name: arrays(singles(ensemble)[f"single/{name}"].run(ensemble, None, plan(seeds=range(8), batch_size=1))) for name in ("Ada", "Cyd")}
+    each, one_by_one = singles(ensemble), plan(seeds=range(8), batch_size=1)
+    alone = {name: arrays(each[f"single/{name}"].run(ensemble, None, one_by_one)) for name in ("Ada", "Cyd")}
     assert set(names_of(mixed)) == {"Ada", "Cyd"}
     for sample in mixed:
         assert np.array_equal(np.asarray(sample.image), alone[sample.member][sample.prompt, sample.seed])
@@ -261,7 +271,8 @@ def test_cost_counts_what_runs(ensemble, fit, monkeypatch):
 
     monkeypatch.setattr(member, "__call__", counted)
     by_level = Weights(np.array([[1, 0, 0], [0.5, 0.5, 0]]), None, ensemble.names, "test", np.array([-8.0, 0.0, 8.0]))
-    for name, weights, guidance in [("uniform", None, 1.0), ("uniform", None, 4.0), ("scorefusion", [0.5, 0.5, 0], 1.0), ("mixture", [0.4, 0.6, 0], 1.0)]:
+    cases = [("uniform", None, 1.0), ("uniform", None, 4.0), ("scorefusion", [0.5, 0.5, 0], 1.0), ("mixture", [0.4, 0.6, 0], 1.0)]
+    for name, weights, guidance in cases:
         calls.clear()
         one = plan(weights=weights, guidance=guidance, seeds=range(4))
         list(METHODS[name].run(ensemble, fit, one))

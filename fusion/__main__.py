@@ -1,0 +1,5 @@
+"""`python -m fusion`."""
+
+from fusion.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,201 @@
+"""The command line, run in this process on tiny models: what a newcomer reads, what scripts get, what bad input and Ctrl-C leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusion import cli, commands
+from fusion.calibration import Calibration
+from fusion.cli import Bar, Interrupt, main
+from fusion.methods import METHODS
+from fusion.objective import ResidualGram
+from fusion.recipe import Recipe
+from models.catalog import REPOSITORY
+from tests.fusion import small
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return folder, [card.source for card in small.cards(folder)]
+
+
+@pytest.fixture
+def models(tiny_models, monkeypatch):
+    monkeypatch.setenv("SCOREFUSION_MODELS", str(tiny_models[0]))
+    return tiny_models[1]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, picture in enumerate(small.pictures(4)):
+        picture.save(folder / f"{number}.png")
+    return str(folder)
+
+
+def run(capsys, *args):
+    """Exit code, stdout, stderr."""
+    code = main([str(a) for a in args])
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+# ------------------------------------------------------------------------------------------------ help
+
+@pytest.mark.parametrize("command", ["", "fit", "sample", "compare", "serve"])
+def test_help_explains_with_examples_and_loads_nothing_heavy(command):
+    args = [sys.executable, "-X", "importtime", "-m", "fusion", *([command] if command else []), "--help"]
+    done = subprocess.run(args, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "python -m fusion" in done.stdout and len(done.stdout) > 300
+    assert " torch" not in done.stderr and " diffusers" not in done.stderr
+
+
+def test_the_commands_methods_are_the_dictionarys():
+    assert list(cli.METHOD_NAMES) == list(METHODS)
+
+
+def test_wrong_usage_is_exit_code_2(capsys):
+    for args in ([], ["fit"], ["dance"], ["compare", "--models", "a", "--target", "b", "--methods", "magic"]):
+        with pytest.raises(SystemExit) as ended:
+            main(args)
+        assert ended.value.code == 2
+    capsys.readouterr()
+
+
+# ------------------------------------------------------------------------------------------------ fit, sample, compare
+
+def test_fit_then_sample_then_the_same_image_again(capsys, models, pictures, tmp_path):
+    recipe, gram = tmp_path / "fit.json", tmp_path / "gram.safetensors"
+    code, out, err = run(capsys, "fit", "--models", *models, "--images", pictures, "--caption", "a cat", "--levels", 3, "--out", recipe,
+                         "--gram", gram, "--device", "cpu", "--json")  # fmt: skip
+    result = json.loads(out)
+    assert code == 0 and result["images"] == 4 and result["recipe"] == str(recipe) and "no calibration" in err
+    assert Recipe.load(recipe).method == "scorefusion" and len(ResidualGram.load(gram)) == 4
+    assert Recipe.load(recipe).metrics["published"]["members"].keys() == {"ada", "bea", "cyd"}
+
+    images = tmp_path / "images"
+    code, out, _ = run(capsys, "sample", recipe, "--models", *models, "--prompt", "a dog", "--count", 2, "--seed", 5, "--steps", 2,
+                       "--out", images, "--json")  # fmt: skip
+    files = [image["file"] for image in json.loads(out)["images"]]
+    assert code == 0 and [image["seed"] for image in json.loads(out)["images"]] == [5, 6]
+    code, _, _ = run(capsys, "sample", files[1], "--models", *models, "--out", tmp_path / "again")
+    again = list((tmp_path / "again").iterdir())
+    assert code == 0 and len(again) == 1
+    with Image.open(files[1]) as one, Image.open(again[0]) as other:
+        assert np.array_equal(np.asarray(one), np.asarray(other)) and one.info["scorefusion"] == other.info["scorefusion"]
+
+
+def test_fit_with_a_calibration_drawn_now_gives_a_mixture(capsys, models, pictures, tmp_path):
+    code, out, err = run(capsys, "fit", "--models", *models[:2], "--images", pictures, "--caption", "a cat", "--levels", 3,
+                         "--calibrate", 8, "--calibration", tmp_path / "own.safetensors", "--out", tmp_path / "fit.json")  # fmt: skip
+    recipe = Recipe.load(tmp_path / "fit.json")
+    assert code == 0 and recipe.method == "mixture" and recipe.interval is not None and "these 4 images look like" in out
+    assert "8 images are drawn" in err and "calibrated" in recipe.metrics and len(Calibration.load(tmp_path / "own.safetensors").names) == 2
+
+
+def test_sample_from_models_and_weights(capsys, models, tmp_path):
+    code, out, err = run(capsys, "sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--method", "uniform", "--prompt", "a cat",
+                         "--prompt", "a dog", "--count", 1, "--steps", 1, "--out", tmp_path / "x")  # fmt: skip
+    assert code == 0 and "2 images" in out and "2 network evaluations each" in err and len(list((tmp_path / "x").iterdir())) == 2
+
+
+def test_compare_writes_a_report(capsys, models, pictures, tmp_path):
+    code, out, err = run(capsys, "compare", "--models", *models[:2], "--target", pictures, "--caption", "a cat", "--levels", 3,
+                         "--steps", 1, "--count", 2, "--methods", "single", "uniform", "matched", "--out", tmp_path / "r.html",
+                         "--json")  # fmt: skip
+    rows = json.loads(out)["rows"]
+    assert code == 0 and [row["method"] for row in rows] == ["single", "uniform", "matched"]
+    assert len(rows[0]["samples"]) == 2 and "calibration" in rows[2]["problem"] and rows[1]["loss"]["value"] > 0
+    assert "Every second one" in err and "<h1>" in (tmp_path / "r.html").read_text()
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+def test_bad_input_is_a_sentence_and_exit_code_1(capsys, models, pictures, tmp_path):
+    empty, text = tmp_path / "empty", tmp_path / "text"
+    empty.mkdir()
+    text.mkdir()
+    (text / "a.png").write_text("hello")
+    (tmp_path / "broken.json").write_text('{"version": 1}')
+    unknown = {"version": 1, "models": [{"id": "no/such"}], "weights": [1.0], "method": "single", "prompts": ["a"], "seeds": [1]}
+    (tmp_path / "unknown.json").write_text(json.dumps(unknown))
+    cases = [
+        (["fit", "--models", *models, "--images", empty], "no readable picture"),
+        (["fit", "--models", *models, "--images", text], "text file"),
+        (["fit", "--models", tmp_path / "gone", *models, "--images", pictures], "gone"),
+        (["sample", tmp_path / "broken.json"], "broken"),
+        (["sample", tmp_path / "unknown.json"], "no/such"),
+        (["sample", tmp_path / "gone.json"], "cannot be opened"),
+        (["sample"], "say what to draw"),
+        (["sample", "--models", *models, "--prompt", "a"], "--weights"),
+        (["sample", "--models", *models, "--prompt", "a", "--weights", 0.5, 0.5], "3 models"),
+        (["sample", "--models", *models, "--prompt", "a", "--weights", "nan", 0.5, 0.5], "at least 0"),
+        (["sample", "--models", *models, "--prompt", "a", "--weights", 1, 0, 0, "--count", -1], "nothing to draw"),
+    ]
+    for args, word in cases:
+        code, out, err = run(capsys, *args, "--device", "cpu", "--out", tmp_path / "out")
+        assert code == 1 and word in err and "error: " in err and "Traceback" not in err and out == "", (args, err)
+
+
+def test_card_names_are_understood(models, tmp_path):
+    first, second = commands.cards_of([models[0], "portraits/harbor"])
+    assert first.source == models[0] and second.id == "portraits/harbor"
+
+
+# ------------------------------------------------------------------------------------------------ Ctrl-C and progress
+
+def test_one_ctrl_c_keeps_what_is_done(capsys, models, tmp_path, monkeypatch):
+    original = Recipe.save_png
+
+    def save_and_interrupt(self, image, path):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(self, image, path)
+
+    monkeypatch.setattr(Recipe, "save_png", save_and_interrupt)
+    code, out, err = run(capsys, "sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a cat", "--count", 40, "--steps", 1,
+                         "--out", tmp_path / "x")  # fmt: skip
+    kept = list((tmp_path / "x").iterdir())
+    assert code == 130 and "stopped early" in out and "Stopping after this step" in err and 0 < len(kept) < 40
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_before_anything_is_done(capsys, models, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "advice", lambda count: os.kill(os.getpid(), signal.SIGINT) or "")
+    code, out, err = run(capsys, "fit", "--models", *models[:2], "--images", pictures, "--caption", "a cat", "--out", tmp_path / "f.json")
+    assert code == 130 and "nothing to keep" in err and out == "" and not (tmp_path / "f.json").exists()
+
+
+def test_the_second_ctrl_c_ends_at_once(capsys):
+    with Interrupt() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    capsys.readouterr()
+
+
+def test_bars_follow_progress_and_start_anew(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bar = Bar()
+    for done, total in [(0, 4), (2, 4), (4, 4), (1, 2), (2, 2)]:
+        bar(done, total, "drawing")
+    bar.close()
+    shown = capsys.readouterr().err
+    assert "drawing" in shown and "100%" in shown and shown.count("\n") == 2
+
+
+def test_serve_opens_the_page(monkeypatch, capsys):
+    import types
+
+    asked = []
+    monkeypatch.setitem(sys.modules, "app", types.SimpleNamespace(main=asked.append))
+    code, out, _ = run(capsys, "serve", "--port", 7870, "--open")
+    assert code == 0 and asked == [["--port", "7870", "--open"]] and "closed" in out

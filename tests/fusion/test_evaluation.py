@@ -1,0 +1,216 @@
+"""Evidence: losses against direct sums, intervals that cover, distances near their floor for perfect samplers, whole reports."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusion.evaluation import Estimate, Report, Row, compare
+from fusion.evaluation.estimate import bootstrap_mean
+from fusion.evaluation.features import distance_of_means
+from fusion.evaluation.loss import held_out_gain, held_out_loss, image_losses
+from fusion.evaluation.population import distance_of_counts, is_countable
+from fusion.evaluation.report import verdict
+from fusion.methods import METHODS, Cost, Sample
+from fusion.weights import Weights
+from models.portraits import probe
+from models.portraits.population import CELLS, MEMBER_POPULATIONS, Portrait, total_variation
+from tests.fusion import small
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    return small.ensemble(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def fit(ensemble):
+    return small.fit(ensemble)
+
+
+@pytest.fixture(scope="module")
+def held_out(ensemble):
+    return small.gram(ensemble, small.pictures(4, 77, 40), seed=5)
+
+
+# ------------------------------------------------------------------------------------------------ loss
+
+def test_losses_are_the_quadratic_forms_written_out(held_out):
+    w = np.array([0.2, 0.5, 0.3])
+    omega = held_out.level_weights["simple"]
+    for smooth, rows in ((False, held_out.plain), (True, held_out.smooth)):
+        for n, loss in enumerate(image_losses(held_out, w, smooth=smooth)):
+            direct = sum(omega[t] * w[i] * w[j] * rows[n, t, i, j] for t in range(4) for i in range(3) for j in range(3))
+            assert loss == pytest.approx(direct, rel=1e-12)
+    routed = image_losses(held_out, w, routed=True)
+    assert routed == pytest.approx(sum(w[k] * image_losses(held_out, np.eye(3)[k]) for k in range(3)), rel=1e-12)
+    assert (routed >= image_losses(held_out, w) - 1e-12).all()  # Jensen: averaging predictions never loses more than averaging losses
+
+
+def test_losses_by_level_use_each_levels_weights(held_out):
+    rows = np.eye(3)[[0, 1, 2, 1]]
+    loss = image_losses(held_out, Weights(rows, None, held_out.names, "test", held_out.strata))
+    omega = held_out.level_weights["simple"]
+    assert loss == pytest.approx(sum(omega[t] * held_out.plain[:, t, k, k] for t, k in enumerate([0, 1, 2, 1])), rel=1e-12)
+
+
+def test_gain_is_zero_against_oneself_and_signed(held_out):
+    w, best = np.array([0.4, 0.3, 0.3]), np.eye(3)[0]
+    assert held_out_gain(held_out, w, w).value == 0.0
+    one, other = held_out_gain(held_out, w, best), held_out_gain(held_out, best, w)
+    assert one.value == pytest.approx(-other.value) and one.low <= one.value <= one.high
+    assert held_out_loss(held_out, w).value == pytest.approx(image_losses(held_out, w).mean())
+
+
+def test_bootstrap_interval_covers_the_mean():
+    rng = np.random.default_rng(0)
+    inside = [e.low <= 0 <= e.high for e in (bootstrap_mean(rng.normal(size=40), draws=400, seed=i) for i in range(200))]
+    assert 0.88 <= np.mean(inside) <= 0.99
+    assert bootstrap_mean(np.array([2.0])).low == -np.inf
+
+
+# ------------------------------------------------------------------------------------------------ population
+
+def test_a_perfect_sampler_measures_the_floor_and_its_interval_reaches_below(monkeypatch):
+    rng, truth = np.random.default_rng(1), MEMBER_POPULATIONS["harbor"]
+    found = [distance_of_counts(rng.multinomial(100, truth.ravel()), truth, known=True, draws=300, seed=i) for i in range(60)]
+    assert np.mean([e.value for e in found]) == pytest.approx(np.mean([e.floor for e in found]), rel=0.05)
+    assert all(e.low <= e.value <= e.high for e in found) and np.mean([e.low < 0.5 * e.floor for e in found]) > 0.9
+
+
+def test_intervals_cover_a_true_distance():
+    rng = np.random.default_rng(2)
+    p, q = MEMBER_POPULATIONS["harbor"], MEMBER_POPULATIONS["summit"]
+    true = total_variation(p, q)
+    found = [distance_of_counts(rng.multinomial(400, p.ravel()), q, known=True, draws=300, seed=i) for i in range(100)]
+    assert np.mean([e.low <= true <= e.high for e in found]) > 0.85
+
+
+def test_a_sampled_target_has_a_higher_floor_than_a_known_one():
+    counts = np.full(18, 4)
+    known = distance_of_counts(counts, np.full((3, 6), 1 / 18), known=True)
+    sampled = distance_of_counts(counts, np.full(18, 2), known=False)
+    assert known.value == sampled.value == 0.0 and sampled.floor > known.floor > 0
+
+
+def test_countable_only_with_stated_populations(ensemble):
+    assert is_countable(ensemble.cards) and not is_countable([replace(ensemble.cards[0], population=None)])
+
+
+# ------------------------------------------------------------------------------------------------ features
+
+def test_equal_populations_measure_chance_and_others_their_distance():
+    rng = np.random.default_rng(3)
+    same = [distance_of_means(rng.normal(size=(40, 3)), rng.normal(size=(30, 3)), draws=200, seed=i) for i in range(40)]
+    assert np.mean([e.value for e in same]) == pytest.approx(np.mean([e.floor for e in same]), rel=0.15)
+    far = distance_of_means(rng.normal(size=(400, 3)) + [2, 0, 0], rng.normal(size=(400, 3)))
+    assert far.low < 2.0 < far.high and far.low > 10 * far.floor / 5
+
+
+# ------------------------------------------------------------------------------------------------ compare
+
+@pytest.fixture(scope="module")
+def report(ensemble, fit, held_out, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        rng = np.random.default_rng(0)
+        patch.setattr(probe, "read", lambda images: [Portrait(*CELLS[rng.integers(18)], "cook") for _ in images])
+        seen = []
+        made = compare(
+            ensemble, ["single", "uniform", "scorefusion", "mixture"], small.PROMPTS, [1, 2, 3], fit=fit, held_out=held_out,
+            target=MEMBER_POPULATIONS["harbor"], steps=2, on_sample=seen.append, progress=lambda *a: None,
+        )  # fmt: skip
+    assert len(seen) == 12
+    return made
+
+
+def test_compare_weighs_every_method_on_the_same_jobs(report, ensemble, held_out):
+    assert [row.method for row in report.rows] == ["single", "uniform", "scorefusion", "mixture"]
+    for row in report.rows:
+        assert sorted((s.prompt, s.seed) for s in row.samples) == sorted(zip(small.PROMPTS, [1, 2, 3]))
+        assert None not in (row.loss, row.gain, row.population, row.features, row.cost) and row.problem == "" and row.seconds > 0
+    assert report.row("single").gain.value == 0.0
+    assert report.row("uniform").loss.value == pytest.approx(image_losses(held_out, np.full(3, 1 / 3)).mean())
+    assert report.row("mixture").cost.evaluations == 2 and report.row("uniform").cost.evaluations == 6
+
+
+def test_compare_says_why_a_method_did_not_run(ensemble, fit):
+    made = compare(ensemble, ["uniform", "matched", "single"], ["a cat"], [0], fit=replace(fit, calibrated=None), steps=1)
+    assert "calibration" in made.row("matched").problem and len(made.row("uniform").samples) == 1
+    assert "no method is recommended" in made.verdict and "calibration" in made.to_html()
+
+
+def test_compare_stops_and_keeps(ensemble, fit):
+    asked = iter([False] * 6 + [True] * 100)
+    made = compare(ensemble, METHODS, ["a cat"], [0], fit=fit, steps=2, stop=lambda: next(asked))
+    assert made.stopped and [len(r.samples) for r in made.rows][:1] == [1] and len(made.rows) < len(METHODS)
+
+
+# ------------------------------------------------------------------------------------------------ report
+
+def test_json_holds_figures_and_no_pixels(report, tmp_path):
+    content = json.loads(report.save(tmp_path / "r.json").read_text())
+    assert content["rows"][0]["method"] == "single" and content["rows"][0]["population"]["floor"] > 0
+    assert content["fit"]["calibrated"]["members"]["Ada"]["weight"] >= 0 and len(json.dumps(content)) < 60_000
+    with pytest.raises(ValueError, match="html"):
+        report.save(tmp_path / "r.pdf")
+
+
+class Page(HTMLParser):
+    """Collects tags and checks that what opens is closed."""
+
+    VOID = {"meta", "img", "line", "circle", "br", "link"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.words = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def test_html_is_whole_and_needs_nothing_else(report, tmp_path):
+    text = report.save(tmp_path / "r.html").read_text()
+    page = Page(text)
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 12 and all(a["src"].startswith("data:image/png;base64,") and a["alt"] for a in images)
+    assert not re.search(r"https?://|<script|<link|@import", text) and "default-src 'none'" in text
+    assert report.verdict in page.words.replace("\n", " ") and "Best single model" in page.words
+
+
+def test_html_escapes_what_users_wrote():
+    evil = "<script>alert(1)</script>\"'&"
+    sample = Sample(Image.new("RGB", (8, 8)), "single", evil, 1, np.array([1.0]), evil)
+    row = Row("single", evil, {evil: 1.0}, Cost(1, 1), 0.1, Estimate(1, 0, np.inf), samples=(sample,), problem="")
+    broken = Row("matched", evil, {}, problem=evil)
+    member = {"weight": 1.0, "interval": [0.0, 1.0]}
+    fit = {"calibrated": {"members": {evil: member}, "verdict": evil}, "explanation": evil}
+    text = Report((row, broken), ({"id": evil, "title": evil},), (evil,), (1,), {evil: evil}, fit, evil).to_html()
+    assert "<script" not in text and not [tag for tag, _ in Page(text).tags if tag == "script"]
+
+
+def rows_with(**distances):
+    return [Row(name, name.title(), {}, **{kind: Estimate(v, v - w, v + w)}) for name, (kind, v, w) in distances.items()]
+
+
+def test_the_verdict_comes_from_samples_and_says_when_it_is_chance():
+    clear = verdict(rows_with(single=("population", 0.4, 0.05), mixture=("population", 0.1, 0.05)))
+    assert clear.startswith("Closest to the target's population: Mixture") and "larger than chance" in clear and "0.40" in clear
+    assert "within chance" in verdict(rows_with(single=("features", 0.4, 0.3), mixture=("features", 0.2, 0.3)))
+    wins = verdict(rows_with(single=("population", 0.1, 0.01), mixture=("population", 0.3, 0.01)))
+    assert "Closest to the target's population: Single" in wins and "Mixture: 0.30" in wins
+    assert "no method is recommended" in verdict(rows_with(single=("loss", 0.4, 0.01), mixture=("loss", 0.1, 0.01)))
