@@ -58,11 +58,15 @@ def shares(names: Sequence[str], values, interval=None, *, title: str = "") -> s
             text += f" <small>{100 * low:.0f}–{100 * high:.0f}\u202f%</small>"
             whisker = f'<u style="left:{100 * low:.1f}%;width:{100 * max(high - low, 0.004):.1f}%"></u>'
         bar = f'<i style="width:{100 * value:.1f}%;background:{colour(i)}"></i>'
-        items.append(f'<li><span>{mark(i)}{escape(name)}</span><span class="lane">{bar}{whisker}</span><span class="val">{text}</span></li>')
+        items.append(
+            f'<li><span>{mark(i)}{escape(name)}</span><span class="lane">{bar}{whisker}</span><span class="val">{text}</span></li>'
+        )
     return f'<ul class="shares" aria-label="{escape(title)}">' + "".join(items) + "</ul>"
 
 
-def lines(names: Sequence[str], xs: Sequence[float], series, *, x_title: str, y_title: str, label: str, emphasis: Sequence[str] = ()) -> str:
+def lines(
+    names: Sequence[str], xs: Sequence[float], series, *, x_title: str, y_title: str, label: str, emphasis: Sequence[str] = ()
+) -> str:
     """Curves over noise levels, `series (K, L)`; a colour, a dash and a marker each."""
     width, height, left, bottom, top = 720, 300, 58, 46, 14
     low, high = min(min(s) for s in series), max(max(s) for s in series)
@@ -76,16 +80,27 @@ def lines(names: Sequence[str], xs: Sequence[float], series, *, x_title: str, y_
     parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
     for step in range(5):
         v = low + (high - low) * step / 4
-        parts.append(f'<path class="axis" d="M{left} {py(v):.1f}H{width - 20}"/><text x="{left - 8}" y="{py(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>')
+        parts.append(
+            f'<path class="axis" d="M{left} {py(v):.1f}H{width - 20}"/>'
+            f'<text x="{left - 8}" y="{py(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>'
+        )
     for step in range(0, len(xs), max(1, len(xs) // 6)):
         parts.append(f'<text x="{px[step]:.1f}" y="{height - 26}" text-anchor="middle">{xs[step]:.1f}</text>')
-    parts.append(f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">{escape(x_title)}</text><text x="4" y="12">{escape(y_title)}</text>')
+    parts.append(
+        f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">{escape(x_title)}</text>'
+        f'<text x="4" y="12">{escape(y_title)}</text>'
+    )
     for k, values in enumerate(series):
         line = " ".join(f"{x:.1f},{py(v):.1f}" for x, v in zip(px, values))
         stroke = colour(k) if names[k] not in emphasis else "currentColor"
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{stroke}" stroke-width="2.2" stroke-dasharray="{DASHES[k % len(DASHES)]}"/>')
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{stroke}" stroke-width="2.2" stroke-dasharray="{DASHES[k % len(DASHES)]}"/>'
+        )
         for n in range(k % 3, len(xs), 4):
-            parts.append(f'<text x="{px[n]:.1f}" y="{py(values[n]) + 4:.1f}" text-anchor="middle" style="fill:{stroke};font-size:11px">{MARKS[k % len(MARKS)]}</text>')
+            parts.append(
+                f'<text x="{px[n]:.1f}" y="{py(values[n]) + 4:.1f}" text-anchor="middle" '
+                f'style="fill:{stroke};font-size:11px">{MARKS[k % len(MARKS)]}</text>'
+            )
     return "".join(parts) + "</svg>"
 
 
@@ -93,26 +108,37 @@ def legend(names: Sequence[str]) -> str:
     return '<p class="legend">' + "".join(f"<span>{mark(i)}{escape(n)}</span>" for i, n in enumerate(names)) + "</p>"
 
 
-def heatmap(rows: Sequence[str], columns: Sequence[str], values, *, label: str, signed: bool = False, digits: int = 2, top: float | None = None) -> str:
+def heatmap(
+    rows: Sequence[str], columns: Sequence[str], values, *, label: str, signed: bool = False, digits: int = 2, top: float | None = None
+) -> str:
     """Coloured cells with their number written in: PuOr centred on 0 if `signed`, otherwise Cividis from 0 to `top`."""
     left, cell, high, head = 110, 74, 40, 30
     ceiling = top if top is not None else max(max(abs(float(v)) for v in row) for row in values) or 1.0
-    parts = [f'<svg class="chart" style="max-width:{left + cell * len(columns)}px" viewBox="0 0 {left + cell * len(columns)} {head + high * len(rows)}" '
-             f'role="img" aria-label="{escape(label)}">']
+    parts = [
+        f'<svg class="chart" style="max-width:{left + cell * len(columns)}px" '
+        f'viewBox="0 0 {left + cell * len(columns)} {head + high * len(rows)}" '
+        f'role="img" aria-label="{escape(label)}">'
+    ]
     parts += [f'<text x="{left + cell * (j + 0.5)}" y="19" text-anchor="middle">{escape(c)}</text>' for j, c in enumerate(columns)]
     for i, name in enumerate(rows):
         y = head + high * i
         parts.append(f'<text x="{left - 10}" y="{y + high / 2 + 4}" text-anchor="end">{escape(name)}</text>')
         for j, value in enumerate(values[i]):
             rgb = ramp(PUOR, 0.5 + 0.5 * float(value) / ceiling) if signed else ramp(CIVIDIS, float(value) / ceiling)
-            parts.append(f'<rect x="{left + cell * j + 1}" y="{y + 1}" width="{cell - 2}" height="{high - 2}" rx="5" fill="rgb{rgb}"/>'
-                         f'<text x="{left + cell * (j + 0.5)}" y="{y + high / 2 + 4}" text-anchor="middle" style="fill:{_ink(rgb)}">{float(value):.{digits}f}</text>')
+            parts.append(
+                f'<rect x="{left + cell * j + 1}" y="{y + 1}" width="{cell - 2}" height="{high - 2}" rx="5" fill="rgb{rgb}"/>'
+                f'<text x="{left + cell * (j + 0.5)}" y="{y + high / 2 + 4}" text-anchor="middle" '
+                f'style="fill:{_ink(rgb)}">{float(value):.{digits}f}</text>'
+            )
     return "".join(parts) + "</svg>"
 
 
 def population(table_: Sequence[Sequence[float]], label: str) -> str:
     """A population over presentation x tone as a small 3 x 6 plate, for a model's card: colour only, the numbers are in the label."""
     ceiling = max(max(row) for row in table_) or 1.0
-    cells = "".join(f'<rect x="{20 * j + 0.5}" y="{11 * i + 0.5}" width="19" height="10" rx="2.5" fill="rgb{ramp(CIVIDIS, v / ceiling)}"/>'
-                    for i, row in enumerate(table_) for j, v in enumerate(row))
+    cells = "".join(
+        f'<rect x="{20 * j + 0.5}" y="{11 * i + 0.5}" width="19" height="10" rx="2.5" fill="rgb{ramp(CIVIDIS, v / ceiling)}"/>'
+        for i, row in enumerate(table_)
+        for j, v in enumerate(row)
+    )
     return f'<svg class="pop" viewBox="0 0 120 33" role="img" aria-label="{escape(label)}">{cells}</svg>'

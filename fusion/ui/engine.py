@@ -173,8 +173,14 @@ def samples(chosen, result, method: str, plan, weights, *, job):
     name = method
     if method == "yours":
         name = "mixture" if weights[0] == "mix" else "scorefusion"
-    settings = SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, stop=job.stopped, progress=job.report,
-                                 weights=np.asarray(weights[1]) if method == "yours" else None)
+    settings = SamplingPlan.grid(
+        plan.prompts,
+        plan.seeds,
+        steps=plan.steps,
+        stop=job.stopped,
+        progress=job.report,
+        weights=np.asarray(weights[1]) if method == "yours" else None,
+    )
     yield from METHODS[name].run(loaded, result, settings)
 
 
@@ -205,15 +211,27 @@ def open_images(paths) -> list:
 
 
 def audit(groups) -> list[dict]:
-    """Population of each `(name, images)` as the probe reads it; from the second on, its distance to the first, and what chance alone gives."""
+    """Population of each `(name, images)` as the probe reads it; its distance to the first group's, and what chance alone gives."""
     from fusion.evaluation.population import cells, distance_of_counts
     from models.portraits.population import PRESENTATIONS, TONES
 
     counts = [(name, cells(images)) for name, images in groups]
     target = counts[0][1]
     found = [distance_of_counts(c, target, known=False) for _, c in counts]
-    return [{"name": name, "count": int(c.sum()), "table": (c / c.sum()).reshape(3, 6), "rows": list(PRESENTATIONS), "columns": list(TONES),
-             "distance": f.value, "low": f.low, "high": f.high, "floor": f.floor} for (name, c), f in zip(counts, found)]
+    return [
+        {
+            "name": name,
+            "count": int(c.sum()),
+            "table": (c / c.sum()).reshape(3, 6),
+            "rows": list(PRESENTATIONS),
+            "columns": list(TONES),
+            "distance": f.value,
+            "low": f.low,
+            "high": f.high,
+            "floor": f.floor,
+        }
+        for (name, c), f in zip(counts, found)
+    ]
 
 
 def with_matched_weights(result, stored: dict):

@@ -16,11 +16,23 @@ def render(session) -> str:
     say = session.say
     if session.fit is None:
         return section(session, 5, "evidence", f'<p class="soft">{say("evidence.none")}</p>')
-    tabs = "".join(f'<button type="button" role="tab" id="tab-{t}" aria-selected="{"true" if t == session.tab else "false"}" tabindex="{0 if t == session.tab else -1}" '
-                   f'data-do="tab" data-name="{t}" aria-controls="tab-panel">{say(f"evidence.{t}")}</button>' for t in TABS)
-    body = {"level": _level, "explains": _explains, "correlation": _correlation, "metrics": _metrics, "population": _population}[session.tab](session)
+    tabs = "".join(
+        f'<button type="button" role="tab" id="tab-{t}" aria-selected="{"true" if t == session.tab else "false"}" '
+        f'tabindex="{0 if t == session.tab else -1}" '
+        f'data-do="tab" data-name="{t}" aria-controls="tab-panel">{say(f"evidence.{t}")}</button>'
+        for t in TABS
+    )
+    body = {"level": _level, "explains": _explains, "correlation": _correlation, "metrics": _metrics, "population": _population}[
+        session.tab
+    ](session)
     old = f'<p><span class="badge old">{say("older")}</span></p>' if session.stale() else ""
-    return section(session, 5, "evidence", f'<div class="tabs" role="tablist">{tabs}</div>{old}<div id="tab-panel" class="stack" role="tabpanel" aria-labelledby="tab-{session.tab}">{body}</div>')
+    return section(
+        session,
+        5,
+        "evidence",
+        f'<div class="tabs" role="tablist">{tabs}</div>{old}'
+        f'<div id="tab-panel" class="stack" role="tabpanel" aria-labelledby="tab-{session.tab}">{body}</div>',
+    )
 
 
 def _lead(session, key: str) -> str:
@@ -35,9 +47,21 @@ def _level(session) -> str:
     names = [*gram.names, tell("evidence.fused")]
     series = [per_level[:, k, k] for k in range(len(gram.names))] + [np.einsum("i,lij,j->l", weights, per_level, weights)]
     centres = 0.5 * (np.asarray(gram.strata)[1:] + np.asarray(gram.strata)[:-1])
-    chart = charts.lines(names, centres.tolist(), [s.tolist() for s in series], x_title=tell("evidence.level_x"), y_title=tell("evidence.level_y"), label=tell("evidence.level"))
+    chart = charts.lines(
+        names,
+        centres.tolist(),
+        [s.tolist() for s in series],
+        x_title=tell("evidence.level_x"),
+        y_title=tell("evidence.level_y"),
+        label=tell("evidence.level"),
+    )
     rows = [[f"{x:.2f}", *(f"{s[n]:.4f}" for s in series)] for n, x in enumerate(centres)]
-    return _lead(session, "evidence.level_help") + charts.legend(names) + chart + charts.table([tell("evidence.level_x"), *names], rows, tell("word.table"))
+    return (
+        _lead(session, "evidence.level_help")
+        + charts.legend(names)
+        + chart
+        + charts.table([tell("evidence.level_x"), *names], rows, tell("word.table"))
+    )
 
 
 def _explains(session) -> str:
@@ -47,13 +71,24 @@ def _explains(session) -> str:
     for n, shares in enumerate(np.asarray(mixture.responsibilities_)):
         picture = session.pictures[n] if n < len(session.pictures) and not session.stale() else None
         image = f'<img src="{state.link(picture.path)}" alt="{escape(picture.caption)}">' if picture else f"<b>{n + 1}</b>"
-        bar = "".join(f'<i style="flex-grow:{max(float(w), 0):.4f};background:{charts.colour(k)}"></i>' for k, w in enumerate(shares) if w > 0.002)
+        bar = "".join(
+            f'<i style="flex-grow:{max(float(w), 0):.4f};background:{charts.colour(k)}"></i>' for k, w in enumerate(shares) if w > 0.002
+        )
         best = int(np.argmax(shares))
         odd = f'<br><span class="badge old">{say("evidence.outlier")}</span>' if bool(mixture.outliers_[n]) else ""
-        items.append(f'<li>{image}<span class="stackbar" aria-hidden="true">{bar}</span><span>{charts.mark(best)}{escape(names[best])} {charts_share(shares[best])}{odd}</span></li>')
+        items.append(
+            f'<li>{image}<span class="stackbar" aria-hidden="true">{bar}</span>'
+            f"<span>{charts.mark(best)}{escape(names[best])} {charts_share(shares[best])}{odd}</span></li>"
+        )
         rows.append([picture.name if picture else n + 1, *(f"{w:.3f}" for w in shares)])
-    return (_lead(session, "evidence.explains_help") + charts.legend(names) + '<ul class="explain">' + "".join(items) + "</ul>"
-            + charts.table([session.tell("word.image"), *names], rows, session.tell("word.table")))
+    return (
+        _lead(session, "evidence.explains_help")
+        + charts.legend(names)
+        + '<ul class="explain">'
+        + "".join(items)
+        + "</ul>"
+        + charts.table([session.tell("word.image"), *names], rows, session.tell("word.table"))
+    )
 
 
 def charts_share(value: float) -> str:
@@ -67,8 +102,11 @@ def _correlation(session) -> str:
     scale = np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
     values = matrix / np.maximum(scale, 1e-300)
     rows = [[n, *(f"{v:.3f}" for v in values[k])] for k, n in enumerate(gram.names)]
-    return (_lead(session, "evidence.correlation_help") + charts.heatmap(gram.names, gram.names, values, label=tell("evidence.correlation"), signed=True, top=1.0)
-            + charts.table(["", *gram.names], rows, tell("word.table")))
+    return (
+        _lead(session, "evidence.correlation_help")
+        + charts.heatmap(gram.names, gram.names, values, label=tell("evidence.correlation"), signed=True, top=1.0)
+        + charts.table(["", *gram.names], rows, tell("word.table"))
+    )
 
 
 def _metrics(session) -> str:
@@ -77,9 +115,18 @@ def _metrics(session) -> str:
     matrix = fit.gram.mean("simple", smooth=False)
     rows = [[n, f"{matrix[k, k]:.5f}"] for k, n in enumerate(fit.gram.names)]
     even = np.full(len(matrix), 1 / len(matrix))
-    rows += [[tell("method.uniform"), f"{even @ matrix @ even:.5f}"], [tell("method.scorefusion"), f"{fit.published.loss_:.5f}"], [tell("method.scorefusion_levels"), f"{fit.levels.loss_:.5f}"]]
-    gains = [[tell(f"evidence.{key}"), _gain(record)] for key, record in (("gain_uniform", fit.published.gain_uniform_), ("gain_single", fit.published.gain_single_))]
-    body = charts.plain_table([tell("word.model"), tell("evidence.loss")], rows) + charts.plain_table([tell("evidence.gain"), tell("evidence.gain_value")], gains)
+    rows += [
+        [tell("method.uniform"), f"{even @ matrix @ even:.5f}"],
+        [tell("method.scorefusion"), f"{fit.published.loss_:.5f}"],
+        [tell("method.scorefusion_levels"), f"{fit.levels.loss_:.5f}"],
+    ]
+    gains = [
+        [tell(f"evidence.{key}"), _gain(record)]
+        for key, record in (("gain_uniform", fit.published.gain_uniform_), ("gain_single", fit.published.gain_single_))
+    ]
+    body = charts.plain_table([tell("word.model"), tell("evidence.loss")], rows) + charts.plain_table(
+        [tell("evidence.gain"), tell("evidence.gain_value")], gains
+    )
     return _lead(session, "evidence.metrics_help") + f'<div class="pair">{body}</div>' + (_measured(session) if session.example else "")
 
 
@@ -95,9 +142,12 @@ def _measured(session) -> str:
     stored = first_screen.stored(session.example)
     if stored is None:
         return ""
-    rows = [[session.tell(f"method.{d['method']}"), f"{d['value']:.3f}", f"{d['low']:.3f}–{d['high']:.3f}", d["samples"], f"{d['floor']:.3f}"] for d in stored["distances"]]
+    rows = [
+        [session.tell(f"method.{d['method']}"), f"{d['value']:.3f}", f"{d['low']:.3f}–{d['high']:.3f}", d["samples"], f"{d['floor']:.3f}"]
+        for d in stored["distances"]
+    ]
     heads = [session.tell(k) for k in ("word.method", "evidence.distance", "word.interval", "word.samples", "evidence.floor")]
-    return f'<h3>{session.say("evidence.measured")}</h3>' + charts.plain_table(heads, rows)
+    return f"<h3>{session.say('evidence.measured')}</h3>" + charts.plain_table(heads, rows)
 
 
 def _population(session) -> str:
@@ -105,13 +155,30 @@ def _population(session) -> str:
     if not all(c.id.startswith("portraits/") for c in models_section.chosen(session)) or not engine.has_probe():
         return f'<p class="soft">{session.say("evidence.no_probe")}</p>'
     groups = [(session.tell("evidence.target"), [p.image for p in session.pictures])]
-    groups += [(session.tell(f"method.{c.method}"), engine.open_images([s.path for s in c.shots.values()])) for c in session.columns if c.shots]
+    groups += [
+        (session.tell(f"method.{c.method}"), engine.open_images([s.path for s in c.shots.values()])) for c in session.columns if c.shots
+    ]
     audit = engine.audit([(name, images) for name, images in groups if images])
-    plates = "".join(f'<figure><h3>{escape(a["name"])} <small>{session.say("evidence.count", count=a["count"])}</small></h3>'
-                     + charts.heatmap([session.tell(f"presentation.{r}") for r in a["rows"]], [session.tell(f"tone.{t}") for t in a["columns"]], a["table"], label=a["name"], top=max(0.3, float(np.max(a["table"]))))
-                     + "</figure>" for a in audit)
+    plates = "".join(
+        f"<figure><h3>{escape(a['name'])} <small>{session.say('evidence.count', count=a['count'])}</small></h3>"
+        + charts.heatmap(
+            [session.tell(f"presentation.{r}") for r in a["rows"]],
+            [session.tell(f"tone.{t}") for t in a["columns"]],
+            a["table"],
+            label=a["name"],
+            top=max(0.3, float(np.max(a["table"]))),
+        )
+        + "</figure>"
+        for a in audit
+    )
     rows = [[a["name"], a["count"], f"{a['distance']:.2f}", f"{a['low']:.2f}–{a['high']:.2f}", f"{a['floor']:.2f}"] for a in audit[1:]]
-    table = charts.plain_table([session.tell(k) for k in ("word.method", "word.samples", "evidence.distance", "word.interval", "evidence.floor")], rows) if rows else ""
+    table = (
+        charts.plain_table(
+            [session.tell(k) for k in ("word.method", "word.samples", "evidence.distance", "word.interval", "evidence.floor")], rows
+        )
+        if rows
+        else ""
+    )
     return _lead(session, "evidence.population_help") + f'<div class="pair">{plates}</div>' + table
 
 

@@ -54,26 +54,42 @@ def render(session) -> str:
 
 def _empty(session) -> str:
     say = session.say
-    return (f'<div class="hero" style="grid-template-columns:minmax(0,720px)"><div class="stack" style="gap:24px"><h2>{say("hero.empty")}</h2>'
-            f'<p class="lead">{say("hero.empty_lead")}</p><p><a class="btn primary" href="#target">{say("hero.own")}</a></p></div></div>')
+    return (
+        f'<div class="hero" style="grid-template-columns:minmax(0,720px)"><div class="stack" style="gap:24px"><h2>{say("hero.empty")}'
+        f"</h2>"
+        f'<p class="lead">{say("hero.empty_lead")}</p><p><a class="btn primary" href="#target">{say("hero.own")}</a></p></div></div>'
+    )
 
 
 def headline(language: str, data: dict) -> str:
     """`Your 12 portraits look like 61 % Harbor, 27 % Summit and 12 % Meadow.`"""
     order = np.argsort(-np.asarray(data["proportions"]))
-    parts = [texts.html(language, "hero.part", share=texts.share(data["proportions"][k]), name=data["names"][k]) for k in order if data["proportions"][k] >= 0.02]
+    parts = [
+        texts.html(language, "hero.part", share=texts.share(data["proportions"][k]), name=data["names"][k])
+        for k in order
+        if data["proportions"][k] >= 0.02
+    ]
     return texts.say(language, "hero.headline", count=data["images"], parts=texts.join(language, parts))
 
 
 def _answer(session, data: dict) -> str:
     say, example = session.say, session.tell(f"example.{data['target']}")
-    strip = "".join(f'<img src="{state.link(engine.ASSETS / "targets" / data["target"] / "fit" / f)}" alt="" width="52" height="52">' for f in data["files"])
-    return (f'<div class="hero"><div class="stack" style="gap:20px"><p class="eyebrow">{say("hero.eyebrow", name=example)}</p>'
-            f'<h2>{headline(session.language, data)}</h2><p class="lead">{_distance_sentence(session, data)}</p>'
-            f'{charts.shares(data["names"], data["proportions"], data["interval"], title=session.tell("fit.proportions"))}<p class="soft">{_honesty(session, data)}</p>'
-            f'<div class="row"><a class="btn primary" href="#target">{say("hero.own")}</a><a class="btn" href="#fit">{say("hero.mixer")}</a></div></div>'
-            f'<div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">{say("hero.target", count=data["images"])}</p><div class="strip" aria-hidden="true">{strip}</div></div>'
-            f'<div><p class="eyebrow" style="margin-bottom:8px">{say("hero.row", seeds=", ".join(map(str, data["seeds"])))}</p>{_rows(session, data)}</div></div></div>')
+    strip = "".join(
+        f'<img src="{state.link(engine.ASSETS / "targets" / data["target"] / "fit" / f)}" alt="" width="52" height="52">'
+        for f in data["files"]
+    )
+    return (
+        f'<div class="hero"><div class="stack" style="gap:20px"><p class="eyebrow">{say("hero.eyebrow", name=example)}</p>'
+        f'<h2>{headline(session.language, data)}</h2><p class="lead">{_distance_sentence(session, data)}</p>'
+        f"{charts.shares(data['names'], data['proportions'], data['interval'], title=session.tell('fit.proportions'))}"
+        f'<p class="soft">{_honesty(session, data)}</p>'
+        f'<div class="row"><a class="btn primary" href="#target">{say("hero.own")}</a><a class="btn" href="#fit">{say("hero.mixer")}'
+        f"</a></div></div>"
+        f'<div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">{say("hero.target", count=data["images"])}</p>'
+        f'<div class="strip" aria-hidden="true">{strip}</div></div>'
+        f'<div><p class="eyebrow" style="margin-bottom:8px">{say("hero.row", seeds=", ".join(map(str, data["seeds"])))}'
+        f"</p>{_rows(session, data)}</div></div></div>"
+    )
 
 
 def _best(data: dict) -> dict:
@@ -89,7 +105,9 @@ def _distance_sentence(session, data: dict) -> str:
     single = _of(data, "single")
     fused = min((d for d in data["distances"] if d["method"] != "single"), key=lambda d: d["value"])
     key = "hero.wins" if fused["high"] < single["low"] else "hero.loses" if fused["low"] > single["high"] else "hero.ties"
-    return session.say(key, method=session.tell(f"method.{fused['method']}"), fused=f"{fused['value']:.2f}", single=f"{single['value']:.2f}")
+    return session.say(
+        key, method=session.tell(f"method.{fused['method']}"), fused=f"{fused['value']:.2f}", single=f"{single['value']:.2f}"
+    )
 
 
 def _honesty(session, data: dict) -> str:
@@ -107,12 +125,21 @@ def _rows(session, data: dict) -> str:
     rows = []
     for row in data["rows"]:
         d = _of(data, row["method"])
-        images = "".join(f'<img src="{state.link(FOLDER / s["file"])}" width="58" height="58" alt="{escape(_alt(session, data, row, s))}" title="{escape(_alt(session, data, row, s))}">' for s in row["shots"])
+        images = "".join(
+            f'<img src="{state.link(FOLDER / s["file"])}" width="58" height="58" '
+            f'alt="{escape(_alt(session, data, row, s))}" title="{escape(_alt(session, data, row, s))}">'
+            for s in row["shots"]
+        )
         name = session.tell(f"method.{row['method']}")
         detail = row["member"] or " ".join(f"{w:.2f}" for w in row["weights"])
-        rows.append(f'<div class="hero-row {"best" if d is best else ""}"><div><strong>{escape(name)}</strong><br><small>{escape(detail)}</small></div><div class="shots">{images}</div>'
-                    f'<div class="dist"><span>{say("hero.distance", value=round(d["value"], 2))} <small>{d["low"]:.2f}–{d["high"]:.2f}</small></span>'
-                    f'<span class="bar"><i style="width:{100 * d["value"] / top:.0f}%"></i><u style="left:{100 * d["floor"] / top:.0f}%"></u></span></div></div>')
+        rows.append(
+            f'<div class="hero-row {"best" if d is best else ""}"><div><strong>{escape(name)}</strong><br><small>{escape(detail)}'
+            f'</small></div><div class="shots">{images}</div>'
+            f'<div class="dist"><span>{say("hero.distance", value=round(d["value"], 2))} <small>{d["low"]:.2f}–{d["high"]:.2f}'
+            f"</small></span>"
+            f'<span class="bar"><i style="width:{100 * d["value"] / top:.0f}%"></i><u style="left:{100 * d["floor"] / top:.0f}%">'
+            f"</u></span></div></div>"
+        )
     n, floor = data["distances"][0]["samples"], data["distances"][0]["floor"]
     return "".join(rows) + f'<p class="soft" style="margin-top:10px">{say("hero.floor", samples=f"{n:,}", floor=f"{floor:.2f}")}</p>'
 

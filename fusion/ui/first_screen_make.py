@@ -64,7 +64,8 @@ def make(name: str, cards, ensemble, singles: list[list], args) -> dict:
         "schema": first_screen.SCHEMA, "target": name, "members": [c.id for c in cards], "names": list(gram.names), "images": len(gram),
         "files": [i.name for i in intakes], "proportions": _list(calibrated.proportions_), "interval": _list(calibrated.interval_),
         "p_value": float(calibrated.p_value_), "outside": bool(calibrated.outside_), "published": _list(fit.published.weights_),
-        "matched": {"values": _list(fit.matched.values), "interval": _list(fit.matched.interval)}, "blend": engine.distance_form(fit, found),
+        "matched": {"values": _list(fit.matched.values), "interval": _list(fit.matched.interval)},
+        "blend": engine.distance_form(fit, found),
         "prompts": list(ROW_PROMPTS), "seeds": list(ROW_SEEDS), "steps": args.steps, "rows": rows, "distances": distances,
     }  # fmt: skip
     (args.output / f"{name}.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -82,7 +83,15 @@ def measure(name: str, ensemble, fit, singles: list[list], args) -> tuple[list[d
 
     def entry(method: str, images: list, **more) -> dict:
         found = population_distance(images, population)
-        return {"method": method, "value": found.value, "low": found.low, "high": found.high, "floor": found.floor, "samples": len(images), **more}
+        return {
+            "method": method,
+            "value": found.value,
+            "low": found.low,
+            "high": found.high,
+            "floor": found.floor,
+            "samples": len(images),
+            **more,
+        }
 
     alone = [entry("single", images, member=ensemble.names[k]) for k, images in enumerate(singles)]
     best = int(np.argmin([d["value"] for d in alone]))
@@ -102,7 +111,9 @@ def _draw(ensemble, fit, method: str, args, *, label: str, weights=None) -> list
     images: list = []
     for begin in range(0, args.samples, BATCH):
         seeds = range(begin, min(begin + BATCH, args.samples))
-        plan = SamplingPlan([BARE_PROMPTS[s % len(BARE_PROMPTS)] for s in seeds], seeds, steps=args.steps, batch_size=BATCH, weights=weights)
+        plan = SamplingPlan(
+            [BARE_PROMPTS[s % len(BARE_PROMPTS)] for s in seeds], seeds, steps=args.steps, batch_size=BATCH, weights=weights
+        )
         with torch.autocast(ensemble.device.type, torch.bfloat16):
             images += [s.image for s in sorted(METHODS[method].run(ensemble, fit, plan), key=lambda s: s.seed)]
         print(f"{time.strftime('%H:%M:%S')} {label}: {len(images)} of {args.samples}", flush=True)

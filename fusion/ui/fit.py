@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 
-from . import charts, engine, jobs, models_section, texts
+from . import charts, engine, jobs, models_section
 from .panel import notes, progress, section
 
 WIDE = 0.5  # an interval this wide decides nothing
@@ -17,10 +15,17 @@ def render(session) -> str:
     cards, pictures = models_section.chosen(session), session.pictures
     blocked = "fit.need_models" if len(cards) < 2 else "fit.need_images" if not pictures else ""
     busy = session.job is not None or bool(session.waiting)
-    parts = [f'<div class="row"><button class="btn primary" type="button" id="fit-button" data-do="fit" data-event="fit" {"disabled" if blocked or busy else ""}>'
-             f'{say("fit.again" if session.fit is not None else "fit.button")}</button>'
-             f'<span class="soft">{say(blocked) if blocked else say("fit.cost", models=len(cards), images=len(pictures), evaluations=_evaluations(session))}</span></div>',
-             _settings(session), progress(session, "fit"), progress(session, "calibrate"), notes(session, "fit")]
+    cost = say("fit.cost", models=len(cards), images=len(pictures), evaluations=_evaluations(session))
+    parts = [
+        f'<div class="row"><button class="btn primary" type="button" id="fit-button" data-do="fit" '
+        f'data-event="fit" {"disabled" if blocked or busy else ""}>'
+        f"{say('fit.again' if session.fit is not None else 'fit.button')}</button>"
+        f'<span class="soft">{say(blocked) if blocked else cost}</span></div>',
+        _settings(session),
+        progress(session, "fit"),
+        progress(session, "calibrate"),
+        notes(session, "fit"),
+    ]
     if session.fit is not None:
         if session.stale():
             parts.append(f'<p><span class="badge old">{say("older")}</span> <span class="soft">{say("fit.older")}</span></p>')
@@ -36,8 +41,11 @@ def _settings(session) -> str:
     say = session.say
     options = "".join(f'<option value="{n}" {"selected" if n == session.level_count else ""}>{n}</option>' for n in (8, 16, 32))
     draws = "".join(f'<option value="{n}" {"selected" if n == session.draws else ""}>{n}</option>' for n in (1, 2, 4, 8))
-    return (f'<details><summary>{say("fit.settings")}</summary><div class="row"><label class="field">{say("fit.levels")}<select data-do="levels">{options}</select></label>'
-            f'<label class="field">{say("fit.draws")}<select data-do="draws">{draws}</select></label></div></details>')
+    return (
+        f'<details><summary>{say("fit.settings")}</summary><div class="row"><label class="field">{say("fit.levels")}'
+        f'<select data-do="levels">{options}</select></label>'
+        f'<label class="field">{say("fit.draws")}<select data-do="draws">{draws}</select></label></div></details>'
+    )
 
 
 def answer(session) -> str:
@@ -45,24 +53,35 @@ def answer(session) -> str:
     say, fit = session.say, session.fit
     names, published = list(fit.gram.names), fit.published
     first = _calibrated(session, names) if fit.calibrated is not None else _uncalibrated(session, names)
-    second = (f'<div class="card second"><h3>{say("fit.published")}</h3><p class="soft">{say("fit.published_help")}</p>'
-              f'{charts.shares(names, published.weights_, published.interval_, title=session.tell("fit.published"))}</div>')
-    return (f'<div class="answer" id="answer">{first}{second}</div><p class="soft">{why(session)}</p>{_verdicts(session)}' + charts.table(
+    second = (
+        f'<div class="card second"><h3>{say("fit.published")}</h3><p class="soft">{say("fit.published_help")}</p>'
+        f"{charts.shares(names, published.weights_, published.interval_, title=session.tell('fit.published'))}</div>"
+    )
+    return f'<div class="answer" id="answer">{first}{second}</div><p class="soft">{why(session)}</p>{_verdicts(session)}' + charts.table(
         [session.tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")],
-        rows(fit, names), session.tell("word.table")))
+        rows(fit, names),
+        session.tell("word.table"),
+    )
 
 
 def _calibrated(session, names) -> str:
     say, calibrated = session.say, session.fit.calibrated
-    return (f'<div class="card"><h3>{say("fit.proportions")}</h3><p class="soft">{say("fit.proportions_help")}</p>'
-            f'{charts.shares(names, calibrated.proportions_, calibrated.interval_, title=session.tell("fit.proportions"))}</div>')
+    return (
+        f'<div class="card"><h3>{say("fit.proportions")}</h3><p class="soft">{say("fit.proportions_help")}</p>'
+        f"{charts.shares(names, calibrated.proportions_, calibrated.interval_, title=session.tell('fit.proportions'))}</div>"
+    )
 
 
 def _uncalibrated(session, names) -> str:
     say = session.say
     busy = "disabled" if session.job is not None else ""
-    return (f'<div class="card"><h3>{say("fit.mixture")}</h3><p class="soft">{say("fit.uncalibrated")}</p>{charts.shares(names, session.fit.mixture.proportions_)}'
-            f'<p style="margin-top:16px"><button class="btn" type="button" data-do="calibrate" data-event="calibrate" {busy}>{say("fit.calibrate")}</button></p></div>')
+    return (
+        f'<div class="card"><h3>{say("fit.mixture")}</h3><p class="soft">{say("fit.uncalibrated")}'
+        f"</p>{charts.shares(names, session.fit.mixture.proportions_)}"
+        f'<p style="margin-top:16px">'
+        f'<button class="btn" type="button" data-do="calibrate" data-event="calibrate" {busy}>{say("fit.calibrate")}</button></p>'
+        f"</div>"
+    )
 
 
 def rows(fit, names) -> list[list[str]]:
@@ -72,7 +91,9 @@ def rows(fit, names) -> list[list[str]]:
     calibrated, published = fit.calibrated, fit.published
     first = calibrated.proportions_ if calibrated is not None else fit.mixture.proportions_
     interval = calibrated.interval_ if calibrated is not None else None
-    return [[n, f"{first[k]:.3f}", pair(interval, k), f"{published.weights_[k]:.3f}", pair(published.interval_, k)] for k, n in enumerate(names)]
+    return [
+        [n, f"{first[k]:.3f}", pair(interval, k), f"{published.weights_[k]:.3f}", pair(published.interval_, k)] for k, n in enumerate(names)
+    ]
 
 
 def why(session) -> str:
@@ -115,7 +136,9 @@ def run(session):
     ids, pictures = tuple(c.id for c in cards), list(session.pictures)
     session.notes.pop("fit", None)
     levels, draws = session.level_count, session.draws
-    job = jobs.Job("fit", lambda j: engine.fit(cards, [p.image for p in pictures], [p.caption for p in pictures], levels=levels, draws=draws, job=j))
+    job = jobs.Job(
+        "fit", lambda j: engine.fit(cards, [p.image for p in pictures], [p.caption for p in pictures], levels=levels, draws=draws, job=j)
+    )
     yield from follow(session, job)
     if job.result is not None:
         done = len(job.result.gram)
@@ -156,7 +179,7 @@ def follow(session, job):
 def explain(session, error: Exception) -> str:
     """Cause and cure. Our own errors are written for people; anything else is named, and the log has the rest."""
     if isinstance(error, (ValueError, FileNotFoundError)):
-        return str(error)
+        return session.tell("run.problem", reason=str(error))
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return session.tell("run.memory")
     return session.tell("run.failed", error=f"{type(error).__name__}: {error}"[:300])

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 class Job:
     """Runs `work(job)` in a thread. `work` calls `job.report(done, total, message)` and looks at `job.stopped()`.
 
-    `kind` names it on the page, `stage` what it is doing (a key of texts.yaml below `run.`). After the end `result` or `error` is set; what a stopped job had finished is its result too.
+    `kind` names it on the page, `stage` what it is doing (a key of texts.yaml below `run.`). After the end
+    `result` or `error` is set; what a stopped job had finished is its result too.
     """
 
     def __init__(self, kind: str, work: Callable[[Job], object]):

@@ -89,6 +89,7 @@ function el(tag, attributes = {}, ...children) {
 function mountMixer(element, props, trigger, watch) {
   const root = element.querySelector(".mx");
   let data = null, weights = [], locked = [], undo = [], corners = [0, 1, 2], parts = {};
+  let sent = 0, held = false;  // releases so far, and whether a handle is down: an answer to an older release must not move it
 
   const mode = () => data.modes[data.mode];
   const evaluate = (form, w) => (form.q ? quadratic(form.q, form.c, form.k, w) : mapped(form, w));
@@ -127,13 +128,14 @@ function mountMixer(element, props, trigger, watch) {
     undo.push(weights.slice());
     if (undo.length > 50) undo.shift();
   }
-  function release(why) { trigger("release", { weights: weights.slice(), locked: locked.slice(), mode: data.mode, why }); }
+  function release(why) { held = false; sent += 1; trigger("release", { weights: weights.slice(), mode: data.mode, why, count: sent }); }
   function jump(next, why) { keep(); weights = next.slice(); paint(); release(why); }
 
   function row(i) {
     const [low, high] = mode().interval ? mode().interval[i] : [0, 0];
     const slider = el("input", { type: "range", min: 0, max: 1, step: 0.01, "aria-label": data.names[i], class: "mx-slider" });
-    slider.addEventListener("pointerdown", keep);
+    slider.addEventListener("pointerdown", () => { keep(); held = true; });
+    slider.addEventListener("pointerup", () => { held = false; });
     slider.addEventListener("keydown", (e) => { if (e.key.startsWith("Arrow") || e.key.startsWith("Page") || e.key === "Home" || e.key === "End") keep(); });
     slider.addEventListener("input", () => {
       const start = performance.now();
@@ -276,7 +278,9 @@ function mountMixer(element, props, trigger, watch) {
     if (!same) { locked = next.names.map(() => false); undo = []; corners = [0, 1, 2].map((n) => (next.corners || [0, 1, 2])[n]); }
     else if (data.mode !== next.mode) undo = [];
     const light = same && data.stamp === next.stamp && data.mode === next.mode;
-    data = next; weights = next.weights.slice();
+    const older = light && (held || next.count !== sent);
+    data = next;
+    if (!older) weights = next.weights.slice();
     if (light) paint(); else build();
   }
   watch("value", accept);

@@ -14,14 +14,51 @@ import numpy as np
 
 from . import charts, engine, models_section, state
 
-LABELS = ("lock", "locked", "only", "undo", "fitted", "published", "uniform", "mix", "mixHelp", "blend", "blendHelp", "modes", "distance", "distanceHelp",
-          "loss", "lossHelp", "gap", "unknown", "fitFirst", "interval", "publishedTick", "needsCalibration", "map", "mapKey", "mapLoss", "mapDistance", "corners", "open", "close")
+LABELS = (
+    "lock",
+    "locked",
+    "only",
+    "undo",
+    "fitted",
+    "published",
+    "uniform",
+    "mix",
+    "mixHelp",
+    "blend",
+    "blendHelp",
+    "modes",
+    "distance",
+    "distanceHelp",
+    "loss",
+    "lossHelp",
+    "gap",
+    "unknown",
+    "fitFirst",
+    "interval",
+    "publishedTick",
+    "needsCalibration",
+    "map",
+    "mapKey",
+    "mapLoss",
+    "mapDistance",
+    "corners",
+    "open",
+    "close",
+)
 
 
 def build(value: dict) -> gr.HTML:
     """The component; everything inside is drawn by mixer.js."""
     script = resources.files(__package__).joinpath("mixer.js").read_text("utf-8")
-    return gr.HTML(value, html_template='<div class="mx" role="group"></div>', js_on_load=script, elem_id="mixer", apply_default_css=False, container=False, padding=False)
+    return gr.HTML(
+        value,
+        html_template='<div class="mx" role="group"></div>',
+        js_on_load=script,
+        elem_id="mixer",
+        apply_default_css=False,
+        container=False,
+        padding=False,
+    )
 
 
 def data(session) -> dict:
@@ -33,11 +70,30 @@ def data(session) -> dict:
     names = [c.title for c in cards]
     published = fit.published.weights_.tolist() if fit is not None else None
     return {
-        "names": names, "colours": [charts.colour(i) for i in range(len(names))], "mode": session.mode, "weights": weights(session).tolist(),
-        "fitted": fit is not None, "stamp": f"{session.token}-{session.stamp}-{session.language}", "corners": _corners(fit, len(names)),
-        "loss": _loss(fit), "texts": {name: session.tell(f"mixer.{name}") for name in LABELS},
-        "modes": {"mix": {"fitted": _fitted(fit, "mix"), "published": published, "interval": _interval(fit, "mix"), "distance": _distance(session, fit)},
-                  "blend": {"fitted": _fitted(fit, "blend"), "published": published, "interval": _interval(fit, "blend"), "distance": session.blend if fit is not None else None}},
+        "names": names,
+        "colours": [charts.colour(i) for i in range(len(names))],
+        "mode": session.mode,
+        "weights": weights(session).tolist(),
+        "fitted": fit is not None,
+        "count": session.releases,
+        "stamp": f"{session.token}-{session.stamp}-{session.language}",
+        "corners": _corners(fit, len(names)),
+        "loss": _loss(fit),
+        "texts": {name: session.tell(f"mixer.{name}") for name in LABELS},
+        "modes": {
+            "mix": {
+                "fitted": _fitted(fit, "mix"),
+                "published": published,
+                "interval": _interval(fit, "mix"),
+                "distance": _distance(session, fit),
+            },
+            "blend": {
+                "fitted": _fitted(fit, "blend"),
+                "published": published,
+                "interval": _interval(fit, "blend"),
+                "distance": session.blend if fit is not None else None,
+            },
+        },
     }
 
 
@@ -103,6 +159,10 @@ def checked(values: object, count: int) -> np.ndarray | None:
 def release(session, sent: dict) -> None:
     """Take what the mixer sends when the handle is let go. Python has the last word."""
     accepted = checked(sent.get("weights"), len(models_section.chosen(session)))
+    count = state.whole(sent.get("count"), 0, 0, 2**31)
+    if count < session.releases:  # overtaken by a later one
+        return
+    session.releases = count
     if sent.get("mode") == session.mode and accepted is not None:
         session.weights[session.mode] = accepted
 

@@ -30,14 +30,19 @@ def render(session) -> str:
     else:
         here = [c for c in cards.values() if not c.is_hub or c.id in session.selected]
         away = [c for c in cards.values() if c.is_hub and c.id not in session.selected]
-        body = _cards(session, here) + (f'<details><summary>{session.say("models.away", count=len(away))}</summary>{_cards(session, away)}</details>' if away else "")
+        body = _cards(session, here) + (
+            f"<details><summary>{session.say('models.away', count=len(away))}</summary>{_cards(session, away)}</details>" if away else ""
+        )
     return section(session, 1, "models", body + notes(session, "models") + _add(session))
 
 
 def _cards(session, cards: list) -> str:
     order = [c.id for c in chosen(session)]
-    return f'<div class="cards" role="group" aria-label="{session.say("models.title")}">' + "".join(
-        _card(session, card, order.index(card.id) if card.id in order else None) for card in cards) + "</div>"
+    return (
+        f'<div class="cards" role="group" aria-label="{session.say("models.title")}">'
+        + "".join(_card(session, card, order.index(card.id) if card.id in order else None) for card in cards)
+        + "</div>"
+    )
 
 
 def _card(session, card, index: int | None) -> str:
@@ -47,10 +52,21 @@ def _card(session, card, index: int | None) -> str:
     thumbnail = _thumbnail(card)
     picture = f'<img class="thumb" alt="" src="{state.link(thumbnail)}">' if thumbnail else ""
     plate = charts.population(np.asarray(card.population), say("models.population", name=card.title)) if card.population is not None else ""
-    badges = [card.family.upper(), card.licence.split(";")[0] or say("models.no_licence"), *(["LoRA"] if card.adapter else []), *_compatibility(session, card)]
-    return (f'<button class="model" type="button" role="checkbox" aria-checked="{"true" if index is not None else "false"}" data-do="toggle" data-id="{escape(card.id)}">'
-            f'<span class="head">{marker}<strong>{escape(card.title)}</strong><span class="tick" aria-hidden="true">{"✓" if index is not None else ""}</span></span>'
-            f"{picture}{plate}<p>{summary}</p><span class='meta'>" + "".join(f'<span class="badge" title="{escape(b)}">{escape(b)}</span>' for b in badges) + "</span></button>")
+    badges = [
+        card.family.upper(),
+        card.licence.split(";")[0] or say("models.no_licence"),
+        *(["LoRA"] if card.adapter else []),
+        *_compatibility(session, card),
+    ]
+    return (
+        f'<button class="model" type="button" role="checkbox" aria-checked="{"true" if index is not None else "false"}" '
+        f'data-do="toggle" data-id="{escape(card.id)}">'
+        f'<span class="head">{marker}<strong>{escape(card.title)}</strong>'
+        f'<span class="tick" aria-hidden="true">{"✓" if index is not None else ""}</span></span>'
+        f"{picture}{plate}<p>{summary}</p><span class='meta'>"
+        + "".join(f'<span class="badge" title="{escape(b)}">{escape(b)}</span>' for b in badges)
+        + "</span></button>"
+    )
 
 
 def _thumbnail(card):
@@ -75,9 +91,14 @@ def _compatibility(session, card) -> list[str]:
 
 def _add(session) -> str:
     say = session.say
-    return (f'<details><summary>{say("models.add")}</summary><div class="row"><label class="field" style="flex:1;min-width:220px">{say("models.add_help")}'
-            f'<input type="text" id="add-model" data-enter="#add-button" placeholder="stable-diffusion-v1-5/stable-diffusion-v1-5" autocomplete="off" spellcheck="false"></label>'
-            f'<button class="btn" type="button" id="add-button" data-do="add" data-with="#add-model" style="align-self:end">{say("models.add_button")}</button></div></details>')
+    return (
+        f'<details><summary>{say("models.add")}</summary><div class="row">'
+        f'<label class="field" style="flex:1;min-width:220px">{say("models.add_help")}'
+        f'<input type="text" id="add-model" data-enter="#add-button" placeholder="stable-diffusion-v1-5/stable-diffusion-v1-5" '
+        f'autocomplete="off" spellcheck="false"></label>'
+        f'<button class="btn" type="button" id="add-button" data-do="add" data-with="#add-model" '
+        f'style="align-self:end">{say("models.add_button")}</button></div></details>'
+    )
 
 
 def toggle(session, data: dict) -> None:
@@ -124,7 +145,7 @@ def add(session, data: dict) -> None:
     try:
         card = card_for(typed)
     except ModelError as error:
-        session.note("models", "bad", str(error))
+        session.note("models", "bad", session.tell("models.refused", reason=str(error)))
         return
     before = [c.id for c in chosen(session)]
     session.added[card.id] = card

@@ -10,18 +10,57 @@ from importlib import resources
 
 import gradio as gr
 
-from . import compare, engine, evidence, first_screen, fit, header, mixer, models_section, report, state, target, texts
+from . import (
+    address,
+    compare,
+    engine,
+    evidence,
+    first_screen,
+    fit,
+    header,
+    mixer,
+    models_section,
+    report,
+    state,
+    sweep,
+    target,
+    texts,
+    vote,
+)
 from .panel import panel
 
-PANELS = {"head": header.render, "hero": first_screen.render, "models": models_section.render, "target_head": target.render_head, "target": target.render,
-          "fit": fit.render, "mixer": mixer.data, "compare": compare.render, "evidence": evidence.render, "report": report.render}
-ACTIONS = {
-    "language": header.set_language, "toggle": models_section.toggle, "add": models_section.add, "example": target.take_example, "remove": target.remove,
-    "clear": target.clear, "caption": target.caption, "default_caption": target.default_caption, "levels": fit.set_levels, "draws": fit.set_draws,
-    "plan": compare.set_plan, "method": compare.set_method, "vote_next": compare.vote_next, "vote": compare.vote, "vote_pause": compare.vote_pause,
-    "tab": evidence.set_tab, "report": report.make,
+PANELS = {
+    "head": header.render,
+    "hero": first_screen.render,
+    "models": models_section.render,
+    "target_head": target.render_head,
+    "target": target.render,
+    "fit": fit.render,
+    "mixer": mixer.data,
+    "compare": compare.render,
+    "evidence": evidence.render,
+    "report": report.render,
 }
-LONG = {"fit": fit.run, "calibrate": fit.run_calibration, "compare": compare.run, "sweep": compare.run_sweep}
+ACTIONS = {
+    "language": header.set_language,
+    "toggle": models_section.toggle,
+    "add": models_section.add,
+    "example": target.take_example,
+    "remove": target.remove,
+    "clear": target.clear,
+    "caption": target.caption,
+    "default_caption": target.default_caption,
+    "levels": fit.set_levels,
+    "draws": fit.set_draws,
+    "plan": compare.set_plan,
+    "method": compare.set_method,
+    "vote_next": vote.following,
+    "vote": vote.choose,
+    "vote_pause": vote.pause,
+    "tab": evidence.set_tab,
+    "report": report.make,
+}
+LONG = {"fit": fit.run, "calibrate": fit.run_calibration, "compare": compare.run, "sweep": sweep.run}
 MAX_FILE = "64mb"
 
 
@@ -48,6 +87,7 @@ def refresh(session: state.Session) -> list:
 
 # ------------------------------------------------------------------------------------------------ events
 
+
 def on_load(session: state.Session, request: gr.Request) -> list:
     """Language and state from the address, or the browser's language; then everything is drawn once."""
     session.sent.clear()
@@ -57,7 +97,7 @@ def on_load(session: state.Session, request: gr.Request) -> list:
     example = params.get("example", "")
     if target.has_example(example):
         target.take_example(session, {"name": example})
-    bad = state.restore(session, params, set(engine.cards()))
+    bad = address.restore(session, params, set(engine.cards()))
     if "models" in params and session.pictures:
         session.fit = None
         chosen_mode, wanted = session.mode, session.weights.get(session.mode)
@@ -111,6 +151,7 @@ def waiting(kind: str):
 
 def long(kind: str):
     """A generator event: the device is ours from the first line on."""
+
     def run(session: state.Session, request: gr.Request):
         if session.job is not None or session.waiting != kind:  # a second click, or stopped while waiting
             yield refresh(session)
@@ -135,6 +176,7 @@ def on_unload(request: gr.Request) -> None:
 
 # ------------------------------------------------------------------------------------------------ page
 
+
 def build() -> gr.Blocks:
     """The page. Its first content is that of a fresh visitor, so that the answer is painted before any event."""
     first = start(state.Session())
@@ -145,7 +187,9 @@ def build() -> gr.Blocks:
         with gr.Column(elem_classes="sf-page"):
             for name in PANELS:
                 if name == "target":
-                    drop = gr.File(file_count="multiple", show_label=False, label="Target", elem_id="drop", elem_classes="sf-drop", height=140)
+                    drop = gr.File(
+                        file_count="multiple", show_label=False, label="Target", elem_id="drop", elem_classes="sf-drop", height=140
+                    )
                 parts[name] = mixer.build(shown[name]) if name == "mixer" else panel(shown[name], f"panel-{name}")
         _wire(page, session, parts, drop)
     return page
@@ -165,15 +209,29 @@ def _wire(page: gr.Blocks, session: gr.State, parts: dict, drop: gr.File) -> Non
         started.then(long(kind), api_name=kind, **(quick | {"concurrency_limit": 1, "concurrency_id": "device"}))
     parts["mixer"].release(on_release, api_name="release", **quick)
     parts["mixer"].mode(on_mode, api_name="mode", **quick)
-    drop.upload(on_upload, [session, drop], [drop, *outputs], api_name="upload", **{k: v for k, v in quick.items() if k not in ("inputs", "outputs")})
+    drop.upload(
+        on_upload,
+        [session, drop],
+        [drop, *outputs],
+        api_name="upload",
+        **{k: v for k, v in quick.items() if k not in ("inputs", "outputs")},
+    )
     loaded = page.load(on_load, api_name="load", **quick)
     loaded.then(None, js="() => { window.scoreFusionReady = true; }", api_visibility="private")
     page.unload(on_unload)
 
 
 def theme() -> gr.Theme:
-    """Gradio's own parts in our type; the font lies in the package, nothing is fetched."""
-    font = [gr.themes.LocalFont("IBM Plex Sans"), "system-ui", "Segoe UI", "Hiragino Sans", "Noto Sans JP", "Noto Sans CJK JP", "sans-serif"]
+    """Gradio's own parts in our type; the font lies in the package, nothing is fetched (its semibold is only a subset)."""
+    font = [
+        gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)),
+        "system-ui",
+        "Segoe UI",
+        "Hiragino Sans",
+        "Noto Sans JP",
+        "Noto Sans CJK JP",
+        "sans-serif",
+    ]
     return gr.themes.Base(font=font, font_mono=["ui-monospace", "Menlo", "monospace"], primary_hue="indigo", neutral_hue="stone")
 
 
@@ -183,9 +241,10 @@ def launch(page: gr.Blocks, **overrides):
     css = folder.joinpath("page.css").read_text("utf-8") + folder.joinpath("mixer.css").read_text("utf-8")
     gr.set_static_paths([p for p in (first_screen.FOLDER, engine.ASSETS / "targets", engine.ASSETS / "thumbnails") if p.is_dir()])
     page.queue(max_size=64)
-    settings = dict(
-        server_name="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1", share=False, show_error=False, quiet=True, footer_links=["api"],
-        allowed_paths=[], max_file_size=MAX_FILE, enable_monitoring=False, ssr_mode=False, strict_cors=True, run_history=False, pwa=False, mcp_server=False,
-        theme=theme(), css=css, js=folder.joinpath("page.js").read_text("utf-8"), state_session_capacity=1000,
-    )  # fmt: skip
-    return page.launch(**(settings | overrides))
+    server = dict(
+        server_name="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1", share=False, quiet=True, state_session_capacity=1000
+    )
+    closed = dict(show_error=False, allowed_paths=[], max_file_size=MAX_FILE, enable_monitoring=False, strict_cors=True, run_history=False)
+    plain = dict(ssr_mode=False, pwa=False, mcp_server=False, footer_links=["api"])
+    look = dict(theme=theme(), css=css, js=folder.joinpath("page.js").read_text("utf-8"))
+    return page.launch(**(server | closed | plain | look | overrides))

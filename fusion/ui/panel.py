@@ -46,15 +46,20 @@ element.addEventListener('keydown', (e) => {
 
 def panel(value: str, elem_id: str) -> gr.HTML:
     """An HTML block with the events above; `value` is its first content."""
-    return gr.HTML(value, html_template="${value}", js_on_load=DELEGATE, elem_id=elem_id, apply_default_css=False, container=False, padding=False)
+    return gr.HTML(
+        value, html_template="${value}", js_on_load=DELEGATE, elem_id=elem_id, apply_default_css=False, container=False, padding=False
+    )
 
 
 def section(session, number: int, name: str, body: str) -> str:
     """The frame that all numbered sections share."""
     say = session.say
-    return (f'<section class="sf section" id="{name}" aria-labelledby="{name}-title"><header><span class="num" aria-hidden="true">{number}</span>'
-            f'<h2 id="{name}-title">{say(f"{name}.title")}</h2><p>{say(f"{name}.lead")}</p></header></section>'
-            f'<div class="sf inset stack" style="padding-top:20px">{body}</div>')
+    return (
+        f'<section class="sf section" id="{name}" aria-labelledby="{name}-title"><header>'
+        f'<span class="num" aria-hidden="true">{number}</span>'
+        f'<h2 id="{name}-title">{say(f"{name}.title")}</h2><p>{say(f"{name}.lead")}</p></header></section>'
+        f'<div class="sf inset stack" style="padding-top:20px">{body}</div>'
+    )
 
 
 def notes(session, place: str) -> str:
@@ -72,13 +77,21 @@ def progress(session, kind: str) -> str:
     """i of n, elapsed time and Stop, while a job of this kind runs or waits."""
     job, say = session.job, session.say
     if session.waiting == kind:
-        return f'<div class="card progress" role="status"><p>{say("run.waiting")}</p><div class="bar"><i style="width:0"></i></div></div>'
+        return (
+            f'<div class="card progress" role="status" data-waiting="{kind}"><div class="row" style="justify-content:space-between">'
+            f"<p>{say('run.waiting')}</p>"
+            f'<button class="btn" type="button" data-do="stop" data-event="stop">{say("run.stop")}</button></div><div class="bar">'
+            f'<i style="width:0"></i></div></div>'
+        )
     if job is None or job.kind != kind:
         return ""
     part = job.done / job.total if job.total else 0.02
     text = say(f"run.{job.stage}") + (" · " + say("run.progress", done=job.done, total=job.total) if job.total else "")
     stop = say("run.stopping") if job.stopped() else say("run.stop")
-    return (f'<div class="card progress" role="status" data-running="{kind}"><div class="row" style="justify-content:space-between">'
-            f'<p>{text} <span class="soft">· {say("run.seconds", seconds=f"{job.seconds:.0f}")}</span></p>'
-            f'<button class="btn" type="button" data-do="stop" data-event="stop" {"disabled" if job.stopped() else ""}>{stop}</button></div>'
-            f'<div class="bar"><i style="width:{100 * part:.1f}%"></i></div></div>')
+    return (
+        f'<div class="card progress" role="status" data-running="{kind}"><div class="row" style="justify-content:space-between">'
+        f'<p>{text} <span class="soft">· {say("run.seconds", seconds=f"{job.seconds:.0f}")}</span></p>'
+        f'<button class="btn" type="button" data-do="stop" data-event="stop" {"disabled" if job.stopped() else ""}>{stop}</button>'
+        f"</div>"
+        f'<div class="bar"><i style="width:{100 * part:.1f}%"></i></div></div>'
+    )

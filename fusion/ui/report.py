@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from . import charts, compare, engine, fit, mixer, models_section, state
+from . import address, charts, compare, engine, fit, mixer, models_section, state
 from .panel import notes, section
 
-STYLE = ("body{font:16px/1.55 system-ui,sans-serif;color:#1a1c22;max-width:860px;margin:48px auto;padding:0 24px}h1{font-size:26px}h2{font-size:19px;margin-top:36px}"
-         "table{border-collapse:collapse;width:100%;font-size:14px}td,th{border-bottom:1px solid #ddd;padding:6px 10px 6px 0;text-align:left}img{width:84px;height:84px;object-fit:contain;border-radius:8px}"
-         "figure{display:inline-block;margin:4px 8px 8px 0;font-size:12px;width:104px;vertical-align:top}figcaption{color:#555}svg{max-width:100%}details summary{display:none}"
-         ".soft{color:#555}@media(prefers-color-scheme:dark){body{background:#121318;color:#edecea}td,th{border-color:#333}.soft,figcaption{color:#aaa}}")
+STYLE = (
+    "body{font:16px/1.55 system-ui,sans-serif;color:#1a1c22;max-width:860px;margin:48px "
+    "auto;padding:0 24px}h1{font-size:26px}h2{font-size:19px;margin-top:36px}"
+    "table{border-collapse:collapse;width:100%;font-size:14px}td,th{border-bottom:1px "
+    "solid #ddd;padding:6px 10px 6px 0;text-align:left}img{width:84px;height:84px;object-fit:contain;border-radius:8px}"
+    "figure{display:inline-block;margin:4px "
+    "8px 8px 0;font-size:12px;width:104px;vertical-align:top}figcaption{color:#555}svg{max-width:100%}details summary{display:none}"
+    ".soft{color:#555}@media(prefers-color-scheme:dark){body{background:#121318;color:#edecea}td,th{border-color:#333}.soft,figcaption{color:#aaa}}"
+)
 
 
 def render(session) -> str:
@@ -21,18 +26,34 @@ def render(session) -> str:
         parts.append(f'<p class="soft">{say("report.none")}</p>')
     elif session.files:
         old = f'<span class="badge old">{say("older")}</span>' if session.files.get("stamp") != stamp(session) else ""
-        parts.append('<div class="row">' + "".join(
-            f'<a class="btn" href="{state.link(session.files[kind])}" download="{name}">{say(f"report.{kind}")}</a>' for kind, name in (("recipe", "recipe.json"), ("html", "scorefusion-report.html"))) + old + "</div>")
+        parts.append(
+            '<div class="row">'
+            + "".join(
+                f'<a class="btn" href="{state.link(session.files[kind])}" download="{name}">{say(f"report.{kind}")}</a>'
+                for kind, name in (("recipe", "recipe.json"), ("html", "scorefusion-report.html"))
+            )
+            + old
+            + "</div>"
+        )
     if session.fit is not None and not session.stale():
-        parts.append(f'<div class="row"><button class="btn {"" if session.files else "primary"}" type="button" data-do="report">{say("report.again" if session.files else "report.button")}</button>'
-                     f'<span class="soft">{say("report.help")}</span></div>')
-    parts.append(f'<label class="field">{say("report.link")}<span class="row"><input type="text" readonly id="share-link" style="flex:1" value="{escape(state.query(session))}">'
-                 f'<button class="btn" type="button" data-do="copy" data-copied="{say("report.copied")}">{say("report.copy")}</button></span></label><p class="soft">{say("report.link_help")}</p>')
+        parts.append(
+            f'<div class="row"><button class="btn {"" if session.files else "primary"}" type="button" '
+            f'data-do="report">{say("report.again" if session.files else "report.button")}</button>'
+            f'<span class="soft">{say("report.help")}</span></div>'
+        )
+    parts.append(
+        f'<label class="field">{say("report.link")}<span class="row">'
+        f'<input type="text" readonly id="share-link" style="flex:1" value="{escape(address.query(session))}">'
+        f'<button class="btn" type="button" data-do="copy" data-copied="{say("report.copied")}">{say("report.copy")}</button>'
+        f'</span></label><p class="soft">{say("report.link_help")}</p>'
+    )
     return section(session, 6, "report", "".join(parts))
 
 
 def stamp(session) -> str:
-    return f"{session.stamp}-{session.mode}-{mixer.weights(session).round(4).tolist()}-{[c.key for c in session.columns]}-{session.language}"
+    return (
+        f"{session.stamp}-{session.mode}-{mixer.weights(session).round(4).tolist()}-{[c.key for c in session.columns]}-{session.language}"
+    )
 
 
 def make(session, data: dict) -> None:
@@ -63,14 +84,29 @@ def page(session, recipe: str) -> str:
     say, names = session.say, list(session.fit.gram.names)
     heads = [session.tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")]
     pictures = "".join(_figure(p.path, escape(p.caption)) for p in session.pictures)
-    columns = "".join(f"<h3>{say(f'method.{c.method}')}{' (' + say('older') + ')' if compare.is_old(session, c) else ''}</h3>" + "".join(
-        _figure(s.path, f'{escape(s.member + " · ") if s.member else ""}{say("compare.seed", seed=s.seed)}<br>{" ".join(f"{w:.2f}" for w in s.weights)}') for s in c.shots.values())
-        for c in session.columns if c.shots)
+    columns = "".join(
+        f"<h3>{say(f'method.{c.method}')}{' (' + say('older') + ')' if compare.is_old(session, c) else ''}</h3>"
+        + "".join(
+            _figure(
+                s.path,
+                f"{escape(s.member + ' · ') if s.member else ''}{say('compare.seed', seed=s.seed)}"
+                f"<br>{' '.join(f'{w:.2f}' for w in s.weights)}",
+            )
+            for s in c.shots.values()
+        )
+        for c in session.columns
+        if c.shots
+    )
     current = ", ".join(f"{escape(n)} {w:.2f}" for n, w in zip(names, mixer.weights(session)))
-    return (f'<!doctype html><html lang="{session.language}"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>ScoreFusion Studio</title><style>{STYLE}</style>'
-            f"<h1>ScoreFusion Studio</h1><h2>{say('report.answer')}</h2>{charts.plain_table(heads, fit.rows(session.fit, names))}<p>{fit.why(session)}</p>"
-            f"<p>{say('report.weights')}: {say(f'mixer.{session.mode}')} · {current}</p><h2>{say('target.title')}</h2>{pictures}"
-            f"<h2>{say('compare.title')}</h2>{columns or '<p class=soft>–</p>'}<h2>recipe.json</h2><pre style='white-space:pre-wrap;font-size:12px'>{escape(recipe)}</pre></html>")
+    return (
+        f'<!doctype html><html lang="{session.language}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>ScoreFusion Studio</title><style>{STYLE}</style>"
+        f"<h1>ScoreFusion Studio</h1><h2>{say('report.answer')}</h2>{charts.plain_table(heads, fit.rows(session.fit, names))}"
+        f"<p>{fit.why(session)}</p>"
+        f"<p>{say('report.weights')}: {say(f'mixer.{session.mode}')} · {current}</p><h2>{say('target.title')}</h2>{pictures}"
+        f"<h2>{say('compare.title')}</h2>{columns or '<p class=soft>–</p>'}<h2>recipe.json</h2>"
+        f"<pre style='white-space:pre-wrap;font-size:12px'>{escape(recipe)}</pre></html>"
+    )
 
 
 def _figure(path: str, caption: str) -> str:

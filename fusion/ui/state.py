@@ -1,20 +1,15 @@
-"""What one visitor has chosen, dropped in, fitted and generated. Nothing here is shared between visitors; `Session` lives in a `gr.State`.
-
-Also the address: everything small enough to share is written into, and read from, the query of the URL.
-"""
+"""What one visitor has chosen, dropped in, fitted and generated. `Session` lives in a `gr.State`: nothing is shared."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import secrets
 import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
@@ -95,6 +90,7 @@ class Session:
     mix_form: tuple | None = None  # (calibrated fit, its distance form)
     mode: str = "mix"
     weights: dict = field(default_factory=dict)  # mode -> (K,) of the selected models
+    releases: int = 0  # how many releases of the mixer have arrived
     plan: Plan = field(default_factory=Plan)
     columns: list[Column] = field(default_factory=list)
     sweep: list[Shot] = field(default_factory=list)
@@ -137,7 +133,9 @@ class Session:
         return self.fit_ids != tuple(ids) or self.fit_pictures != self.picture_key()
 
     def picture_key(self) -> str:
-        return hashlib.sha256("|".join([*(p.digest for p in self.pictures), str(self.level_count), str(self.draws)]).encode()).hexdigest()[:16]
+        return hashlib.sha256("|".join([*(p.digest for p in self.pictures), str(self.level_count), str(self.draws)]).encode()).hexdigest()[
+            :16
+        ]
 
     def take_fit(self, fit, ids: tuple[str, ...]) -> None:
         """Make `fit` the current one, of the pictures and settings as they are now."""
@@ -146,7 +144,14 @@ class Session:
         self.stamp += 1
 
     def column_key(self, method: str) -> str:
-        parts = [self.fit_pictures, *self.fit_ids, *sorted(self.selected), str(self.plan.steps), *(p for p in self.plan.prompts), str(self.plan.seeds)]
+        parts = [
+            self.fit_pictures,
+            *self.fit_ids,
+            *sorted(self.selected),
+            str(self.plan.steps),
+            *(p for p in self.plan.prompts),
+            str(self.plan.seeds),
+        ]
         if method == "yours":
             parts += [self.mode, *(f"{w:.4f}" for w in self.weights.get(self.mode, ()))]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
@@ -188,58 +193,9 @@ def link(path: str | Path) -> str:
     return "gradio_api/file=" + quote(str(path))
 
 
-def query(session: Session) -> str:
-    """Models, weights, mode, seeds, example and language as a URL query that `restore` reads."""
-    parts = {"lang": session.language, "models": ",".join(session.selected), "mode": session.mode}
-    weights = session.weights.get(session.mode)
-    if weights is not None:
-        parts["weights"] = ",".join(f"{w:.4f}" for w in weights)
-    if session.example:
-        parts["example"] = session.example
-    plan = session.plan
-    parts |= {"prompt": "|".join(plan.prompts), "seed": plan.first_seed, "images": plan.count, "steps": plan.steps}
-    return "?" + urlencode(parts)
-
-
-def restore(session: Session, params: dict[str, str], known: set[str]) -> list[str]:
-    """Set the session from a URL query. Returns the keys that could not be used, for one sentence on the page."""
-    bad = []
-    if params.get("lang") in texts.LANGUAGES:
-        session.language = params["lang"]
-    if params.get("models"):
-        wanted = params["models"].split(",")[:16]
-        session.selected = [m for m in dict.fromkeys(wanted) if m in known]
-        bad += [m for m in wanted if m not in known]
-    if params.get("mode") in MODES:
-        session.mode = params["mode"]
-    if params.get("weights"):
-        weights = _numbers(params["weights"])
-        if weights is not None and len(weights) == len(session.selected):
-            session.weights[session.mode] = weights / weights.sum()
-        else:
-            bad.append("weights")
-    plan = session.plan
-    prompts = tuple(p.strip()[:400] for p in params.get("prompt", "").split("|") if p.strip())[:16]
-    plan.prompts = prompts or plan.prompts
-    plan.first_seed = whole(params.get("seed"), plan.first_seed, 0, MAX_SEED - 64)
-    plan.count = whole(params.get("images"), plan.count, 1, 16)
-    plan.steps = whole(params.get("steps"), plan.steps, 2, 100)
-    return bad
-
-
 def whole(text: object, default: int, low: int, high: int) -> int:
     """A whole number within bounds; `default` for what is none."""
     try:
         return min(max(int(float(str(text))), low), high)
     except (TypeError, ValueError, OverflowError):
         return default
-
-
-def _numbers(text: str) -> np.ndarray | None:
-    try:
-        values = np.array([float(x) for x in text.split(",")])
-    except ValueError:
-        return None
-    if not all(math.isfinite(v) and v >= 0 for v in values) or values.sum() <= 0:
-        return None
-    return values

@@ -14,7 +14,9 @@ MOST = 200
 
 
 def render_head(session) -> str:
-    return section(session, 2, "target", "")
+    """The heading, and the words inside the drop zone: Gradio's own follow the browser's language and not ours."""
+    words = json.dumps(session.tell("target.drop"), ensure_ascii=False)
+    return section(session, 2, "target", "") + f"<style>#drop .wrap::after {{ content: {words}; }}</style>"
 
 
 def render(session) -> str:
@@ -22,26 +24,41 @@ def render(session) -> str:
     parts = [notes(session, "target")]
     if pictures:
         label = say("target.example", name=say(f"example.{session.example}")) if session.example else ""
-        parts.append(f'<div class="row"><strong>{say("target.count", count=len(pictures))}</strong><span class="soft">{_advice(session)}</span>'
-                     f'<span class="badge" {"" if label else "hidden"}>{label}</span>'
-                     f'<button class="btn quiet" type="button" data-do="clear" style="margin-left:auto">{say("target.clear")}</button></div>')
+        parts.append(
+            f'<div class="row"><strong>{say("target.count", count=len(pictures))}</strong><span class="soft">{_advice(session)}'
+            f"</span>"
+            f'<span class="badge" {"" if label else "hidden"}>{label}</span>'
+            f'<button class="btn quiet" type="button" data-do="clear" style="margin-left:auto">{say("target.clear")}</button>'
+            f"</div>"
+        )
         parts.append('<ul class="thumbs">' + "".join(_thumb(session, i, p) for i, p in enumerate(pictures)) + "</ul>")
     else:
         parts.append(f'<p class="soft">{_advice(session)}</p>')
-    buttons = "".join(f'<button class="btn" type="button" data-do="example" data-name="{name}">{say(f"example.{name}")}</button>' for name in EXAMPLES if has_example(name))
+    buttons = "".join(
+        f'<button class="btn" type="button" data-do="example" data-name="{name}">{say(f"example.{name}")}</button>'
+        for name in EXAMPLES
+        if has_example(name)
+    )
     if buttons:
         parts.append(f'<div class="row"><span class="soft">{say("target.try")}</span>{buttons}</div>')
-    parts.append(f'<label class="field">{say("target.default_caption")}<input type="text" data-do="default_caption" maxlength="400" value="{escape(session.default_caption)}"></label>')
+    parts.append(
+        f'<label class="field">{say("target.default_caption")}<input type="text" data-do="default_caption" maxlength="400" '
+        f'value="{escape(session.default_caption)}"></label>'
+    )
     parts.append(f'<p class="soft">{say("target.privacy" if not engine.hosted() else "target.privacy_hosted")}</p>')
     return '<div class="sf inset stack" style="padding-top:16px">' + "".join(parts) + "</div>"
 
 
 def _thumb(session, index: int, picture) -> str:
     say = session.say
-    note = f'<small>{escape(problem(session.language, picture.note))}</small>' if picture.note else ""
-    return (f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
-            f'<button class="drop" type="button" data-do="remove" data-index="{index}" aria-label="{say("target.remove", name=picture.name)}"><span aria-hidden="true">✕</span></button>'
-            f'<input type="text" maxlength="400" value="{escape(picture.caption)}" data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}">{note}</li>')
+    note = f"<small>{escape(problem(session.language, picture.note))}</small>" if picture.note else ""
+    return (
+        f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
+        f'<button class="drop" type="button" data-do="remove" data-index="{index}" '
+        f'aria-label="{say("target.remove", name=picture.name)}"><span aria-hidden="true">✕</span></button>'
+        f'<input type="text" maxlength="400" value="{escape(picture.caption)}" '
+        f'data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}">{note}</li>'
+    )
 
 
 def _advice(session) -> str:
@@ -63,7 +80,11 @@ def captions_of(folder: Path) -> dict[str, str]:
     for file in (folder / "captions.json", folder.parent / "captions.json"):
         if file.is_file():
             entries = json.loads(file.read_text("utf-8"))
-            return {Path(e["file"]).name: e["prompt"] for e in entries if folder.name in Path(e["file"]).parts or len(Path(e["file"]).parts) == 1}
+            return {
+                Path(e["file"]).name: e["prompt"]
+                for e in entries
+                if folder.name in Path(e["file"]).parts or len(Path(e["file"]).parts) == 1
+            }
     return {}
 
 
@@ -80,7 +101,9 @@ def take_example(session, data: dict) -> None:
     files = sorted(folder.glob("*.png"))
     intakes, _ = read_images(files, captions_of(folder))
     by_name = {f.name: f for f in files}
-    session.pictures = [state.Picture(i.image, i.name, i.caption or session.default_caption, str(by_name.get(i.name, files[0]))) for i in intakes]
+    session.pictures = [
+        state.Picture(i.image, i.name, i.caption or session.default_caption, str(by_name.get(i.name, files[0]))) for i in intakes
+    ]
     session.example = name
     session.notes.pop("target", None)
     first_screen.take_stored_fit(session)
@@ -103,7 +126,9 @@ def upload(session, paths: list[str]) -> None:
         else:
             path = session.folder / f"target-{len(list(session.folder.glob('target-*')))}.png"
             intake.image.save(path)
-            session.pictures.append(state.Picture(intake.image, intake.name, intake.caption or session.default_caption, str(path), intake.note))
+            session.pictures.append(
+                state.Picture(intake.image, intake.name, intake.caption or session.default_caption, str(path), intake.note)
+            )
     if said:
         session.notes["target"] = said[:12]
     else:

@@ -20,7 +20,7 @@ from tests.conftest import tiny_card
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 NAMES = ("Harbor", "Summit", "Meadow")
-WAIT = 60_000  # ms; the machine may be busy
+WAIT = 180_000  # ms; the machine may be busy
 
 
 def chromium() -> str:
@@ -93,7 +93,10 @@ def strict(context, said: list[str]):
     tab.set_default_timeout(WAIT)
     tab.on("console", lambda m: said.append(f"console: {m.text}") if m.type == "error" else None)
     tab.on("pageerror", lambda e: said.append(f"error: {e}"))
-    tab.on("request", lambda r: said.append(f"leaves the host: {r.url}") if urlparse(r.url).hostname not in ("127.0.0.1", "localhost", None) else None)
+    tab.on(
+        "request",
+        lambda r: said.append(f"leaves the host: {r.url}") if urlparse(r.url).hostname not in ("127.0.0.1", "localhost", None) else None,
+    )
     tab.on("response", lambda r: said.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
     return tab
 

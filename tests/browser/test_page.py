@@ -76,12 +76,11 @@ def test_the_mixer_by_keyboard(open_page):
     tab.keyboard.press("ArrowUp")
     assert weights(tab) != before and round(sum(weights(tab)), 9) == 1.0
     tab.locator(".mx-modes button").nth(1).click()
-    tab.wait_for_selector('.mx-modes button[data-mode=blend][aria-checked=true]')
+    tab.wait_for_selector(".mx-modes button[data-mode=blend][aria-checked=true]")
     assert tab.locator("[data-read=distance] .mx-gap").inner_text() == texts.say("en", "mixer.unknown")
 
 
 def test_loss_in_the_browser_is_the_loss_in_python(open_page, world):
-    from fusion.fitting import fit_all  # noqa: F401: the same code path the page used
     from fusion.objective import fit_gram
     from fusion.ui import engine
 
@@ -89,7 +88,11 @@ def test_loss_in_the_browser_is_the_loss_in_python(open_page, world):
     fit(tab)
     folder = world.root / "assets" / "targets" / "valley" / "fit"
     records = json.loads((folder / "captions.json").read_text())
-    gram = fit_gram(engine.ensemble(world.cards.values()), [Image.open(folder / r["file"]).convert("RGB") for r in records], [r["prompt"] for r in records])
+    gram = fit_gram(
+        engine.ensemble(world.cards.values()),
+        [Image.open(folder / r["file"]).convert("RGB") for r in records],
+        [r["prompt"] for r in records],
+    )
     matrix = gram.mean("simple", smooth=False)
     tab.get_by_role("button", name="Uniform").click()
     assert float(tab.locator("[data-read=loss] b").inner_text()) == pytest.approx(np.full(3, 1 / 3) @ matrix @ np.full(3, 1 / 3), abs=2e-5)
@@ -119,7 +122,9 @@ def test_bad_upload_is_said_beside_the_pictures(open_page, tmp_path):
     note = tab.wait_for_selector("[data-place=target]").inner_text()
     assert "notes.png: This is a text file" in note and "drawing.svg: This is an SVG" in note
     assert tab.locator(".thumbs img").count() == 1 and tab.locator("#fit-button").is_enabled()
-    tab.fill("#add-model", "no such/model here") if tab.locator("#add-model").is_visible() else tab.locator("summary", has_text="Add a model").click()
+    tab.fill("#add-model", "no such/model here") if tab.locator("#add-model").is_visible() else tab.locator(
+        "summary", has_text="Add a model"
+    ).click()
     tab.fill("#add-model", "/etc")
     tab.click("#add-button")
     assert len(tab.wait_for_selector("[data-place=models]").inner_text()) > 20
@@ -145,7 +150,11 @@ def test_japanese_is_complete(open_page):
         tab.click(f"#tab-{tab_name}")
         tab.wait_for_selector(f"#tab-{tab_name}[aria-selected=true]")
     seen = tab.locator("body").inner_text()
-    left = [entry["en"] for key, entry in texts.table().items() if len(entry["en"]) > 8 and entry["en"] != entry["ja"] and "{" not in entry["en"] and entry["en"] in seen]
+    left = [
+        entry["en"]
+        for key, entry in texts.table().items()
+        if len(entry["en"]) > 8 and entry["en"] != entry["ja"] and "{" not in entry["en"] and entry["en"] in seen
+    ]
     assert left == []
     tab.select_option("[data-do=language]", "en")
     tab.wait_for_selector("text=Calibrated proportions")

@@ -25,7 +25,8 @@ def node() -> str:
 
 def run(calls: list[tuple[str, list]]) -> list:
     """Results of functions of mixer.js, all in one process."""
-    program = "const m = require(process.argv[1]); const c = JSON.parse(require('fs').readFileSync(0)); console.log(JSON.stringify(c.map(([f, a]) => m[f](...a))));"
+    program = "const m = require(process.argv[1]), c = JSON.parse(require('fs').readFileSync(0));"
+    program += "console.log(JSON.stringify(c.map(([f, a]) => m[f](...a))));"
     done = subprocess.run([node(), "-e", program, str(SCRIPT)], input=json.dumps(calls), capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -64,8 +65,14 @@ def test_rescale_keeps_the_sum_the_locks_and_the_proportions():
 
 
 def test_rescale_examples():
-    got = run([("rescale", [[0.5, 0.3, 0.2], [False] * 3, 0, 0.75]), ("rescale", [[1, 0, 0], [False] * 3, 0, 0.4]),
-               ("rescale", [[0.5, 0.3, 0.2], [False, True, False], 0, 0.9]), ("rescale", [[0.5, 0.5], [False, True], 0, 0.9])])  # fmt: skip
+    got = run(
+        [
+            ("rescale", [[0.5, 0.3, 0.2], [False] * 3, 0, 0.75]),
+            ("rescale", [[1, 0, 0], [False] * 3, 0, 0.4]),
+            ("rescale", [[0.5, 0.3, 0.2], [False, True, False], 0, 0.9]),
+            ("rescale", [[0.5, 0.5], [False, True], 0, 0.9]),
+        ]
+    )
     np.testing.assert_allclose(got, [[0.75, 0.15, 0.1], [0.4, 0.3, 0.3], [0.7, 0.3, 0.0], [0.5, 0.5]][:3] + got[3:], atol=1e-12)
     assert got[3] == [0.5, 0.5]
 
@@ -86,7 +93,12 @@ def test_quadratic_and_distance_agree_with_numpy():
         q, c, w = rng.normal(size=(k, k)), rng.normal(size=k), rng.dirichlet(np.ones(k))
         calls.append(("quadratic", [q.tolist(), c.tolist(), 0.7, w.tolist()]))
         expected.append(w @ q @ w - 2 * c @ w + 0.7)
-        a, b, at, amounts = rng.normal(size=(k, k - 1)), rng.normal(size=k - 1), rng.dirichlet(np.ones(k), points), rng.normal(size=(points, k - 1))
+        a, b, at, amounts = (
+            rng.normal(size=(k, k - 1)),
+            rng.normal(size=k - 1),
+            rng.dirichlet(np.ones(k), points),
+            rng.normal(size=(points, k - 1)),
+        )
         form = {"a": a.tolist(), "b": b.tolist(), "at": at.tolist(), "amounts": amounts.tolist(), "length": 0.5}
         calls.append(("mapped", [form, w.tolist()]))
         kernel = np.exp(-((w - at) ** 2).sum(1) / (2 * 0.5**2))
@@ -101,7 +113,9 @@ def test_the_map_and_back():
     np.testing.assert_allclose(run([("fromPlane", p) for p in plane]), points, atol=1e-9)
 
 
-@pytest.mark.parametrize("bad", [None, "abc", [0.5], [0.5, 0.5, float("nan")], [0, 0, 0], [-1, -1, -1], [1, 2, "x"], [float("inf"), 0, 0], {"a": 1}])
+@pytest.mark.parametrize(
+    "bad", [None, "abc", [0.5], [0.5, 0.5, float("nan")], [0, 0, 0], [-1, -1, -1], [1, 2, "x"], [float("inf"), 0, 0], {"a": 1}]
+)
 def test_python_refuses_what_is_no_weights(bad):
     assert mixer.checked(bad, 3) is None
 

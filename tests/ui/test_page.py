@@ -18,7 +18,9 @@ def built():
 def test_no_event_is_public(built):
     events = [e for e in built.config["dependencies"]]
     assert len(events) > 20
-    assert all(e["api_visibility"] == "private" for e in events if e["targets"] and e["targets"][0][1] != "unload"), [e["api_name"] for e in events]
+    assert all(e["api_visibility"] == "private" for e in events if e["targets"] and e["targets"][0][1] != "unload"), [
+        e["api_name"] for e in events
+    ]
 
 
 def test_one_device_queue(built):
@@ -31,8 +33,18 @@ def test_the_server_is_closed(monkeypatch):
     seen = {}
     monkeypatch.delenv("SPACE_ID", raising=False)
     page.launch(type("Fake", (), {"queue": lambda self, **k: None, "launch": lambda self, **k: seen.update(k)})())
-    expected = dict(server_name="127.0.0.1", share=False, show_error=False, allowed_paths=[], enable_monitoring=False, ssr_mode=False, strict_cors=True,
-                    run_history=False, footer_links=["api"], mcp_server=False)  # fmt: skip
+    expected = dict(
+        server_name="127.0.0.1",
+        share=False,
+        show_error=False,
+        allowed_paths=[],
+        enable_monitoring=False,
+        ssr_mode=False,
+        strict_cors=True,
+        run_history=False,
+        footer_links=["api"],
+        mcp_server=False,
+    )
     assert {k: seen[k] for k in expected} == expected and seen["max_file_size"]
     assert set(seen) <= set(inspect.signature(gr.Blocks.launch).parameters)
     monkeypatch.setenv("SPACE_ID", "owner/space")
@@ -40,8 +52,23 @@ def test_the_server_is_closed(monkeypatch):
     assert seen["server_name"] == "0.0.0.0"
 
 
-@pytest.mark.parametrize("sent", [{}, {"do": "nonsense"}, {"do": None}, {"do": "toggle"}, {"do": "toggle", "id": "../x"}, {"do": "levels", "value": "9999"},
-                                  {"do": "plan", "name": "steps", "value": "-5"}, {"do": "tab", "name": "<x>"}, {"do": "vote", "side": "7"}, {"do": "language", "value": "xx"}, "text", None])  # fmt: skip
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {},
+        {"do": "nonsense"},
+        {"do": None},
+        {"do": "toggle"},
+        {"do": "toggle", "id": "../x"},
+        {"do": "levels", "value": "9999"},
+        {"do": "plan", "name": "steps", "value": "-5"},
+        {"do": "tab", "name": "<x>"},
+        {"do": "vote", "side": "7"},
+        {"do": "language", "value": "xx"},
+        "text",
+        None,
+    ],
+)
 def test_odd_events_do_no_harm(sent):
     session = state.Session()
     out = page.on_act(session, gr.EventData(None, sent))

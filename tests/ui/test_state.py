@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pytest
 
-from fusion.ui import state
+from fusion.ui import address, state
 
 KNOWN = {"a", "b", "c"}
 
@@ -22,7 +22,7 @@ def made() -> state.Session:
 
 def test_the_address_restores_the_state():
     session = state.Session()
-    assert state.restore(session, dict(parse_qsl(state.query(made())[1:])), KNOWN) == []
+    assert address.restore(session, dict(parse_qsl(address.query(made())[1:])), KNOWN) == []
     assert (session.language, session.selected, session.mode) == ("ja", ["a", "c"], "blend")
     np.testing.assert_allclose(session.weights["blend"], [0.25, 0.75])
     assert (session.plan.prompts, session.plan.seeds, session.plan.steps) == (("one & two", "three"), (7, 8), 9)
@@ -30,13 +30,19 @@ def test_the_address_restores_the_state():
 
 @pytest.mark.parametrize(
     ("params", "bad"),
-    [({"models": "a,nonsense"}, ["nonsense"]), ({"models": "a,b", "weights": "1,2,3"}, ["weights"]), ({"models": "a,b", "weights": "nan,1"}, ["weights"]),
-     ({"models": "a,b", "weights": "-1,2"}, ["weights"]), ({"models": "a,b", "weights": "0,0"}, ["weights"]), ({"models": "a,b", "weights": "x,y"}, ["weights"]),
-     ({"mode": "other", "lang": "xx", "seed": "many", "steps": "1e99"}, [])],
-)  # fmt: skip
+    [
+        ({"models": "a,nonsense"}, ["nonsense"]),
+        ({"models": "a,b", "weights": "1,2,3"}, ["weights"]),
+        ({"models": "a,b", "weights": "nan,1"}, ["weights"]),
+        ({"models": "a,b", "weights": "-1,2"}, ["weights"]),
+        ({"models": "a,b", "weights": "0,0"}, ["weights"]),
+        ({"models": "a,b", "weights": "x,y"}, ["weights"]),
+        ({"mode": "other", "lang": "xx", "seed": "many", "steps": "1e99"}, []),
+    ],
+)
 def test_a_broken_address_is_used_as_far_as_it_goes(params, bad):
     session = state.Session()
-    assert state.restore(session, params, KNOWN) == bad
+    assert address.restore(session, params, KNOWN) == bad
     assert session.mode == "mix" and session.language == "en" and 2 <= session.plan.steps <= 100
 
 

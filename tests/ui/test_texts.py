@@ -33,7 +33,9 @@ def test_every_key_in_the_code_exists():
     used = set()
     for file in FOLDER.glob("*.py"):
         used |= set(re.findall(r"(?:say|tell|html)\(\s*\"([a-z_]+(?:\.[A-Za-z_.]+)?)\"", file.read_text("utf-8")))
-    used |= {f"mixer.{label}" for label in mixer.LABELS} | {f"method.{m}" for m in compare.CHOICES} | {f"evidence.{t}" for t in evidence.TABS}
+    used |= (
+        {f"mixer.{label}" for label in mixer.LABELS} | {f"method.{m}" for m in compare.CHOICES} | {f"evidence.{t}" for t in evidence.TABS}
+    )
     used |= {f"{step}.{part}" for step in header.STEPS for part in ("title", "lead")}
     assert used <= set(texts.table()), sorted(used - set(texts.table()))
     assert len(used) > 100

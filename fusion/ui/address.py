@@ -1,0 +1,59 @@
+"""The address: everything small enough to share is written into, and read from, the query of the URL."""
+
+from __future__ import annotations
+
+import math
+from urllib.parse import urlencode
+
+import numpy as np
+
+from . import state, texts
+
+
+def query(session: state.Session) -> str:
+    """Models, weights, mode, seeds, example and language as a URL query that `restore` reads."""
+    parts = {"lang": session.language, "models": ",".join(session.selected), "mode": session.mode}
+    weights = session.weights.get(session.mode)
+    if weights is not None:
+        parts["weights"] = ",".join(f"{w:.4f}" for w in weights)
+    if session.example:
+        parts["example"] = session.example
+    plan = session.plan
+    parts |= {"prompt": "|".join(plan.prompts), "seed": plan.first_seed, "images": plan.count, "steps": plan.steps}
+    return "?" + urlencode(parts)
+
+
+def restore(session: state.Session, params: dict[str, str], known: set[str]) -> list[str]:
+    """Set the session from a URL query. Returns the keys that could not be used, for one sentence on the page."""
+    bad = []
+    if params.get("lang") in texts.LANGUAGES:
+        session.language = params["lang"]
+    if params.get("models"):
+        wanted = params["models"].split(",")[:16]
+        session.selected = [m for m in dict.fromkeys(wanted) if m in known]
+        bad += [m for m in wanted if m not in known]
+    if params.get("mode") in state.MODES:
+        session.mode = params["mode"]
+    if params.get("weights"):
+        weights = _numbers(params["weights"])
+        if weights is not None and len(weights) == len(session.selected):
+            session.weights[session.mode] = weights / weights.sum()
+        else:
+            bad.append("weights")
+    plan = session.plan
+    prompts = tuple(p.strip()[:400] for p in params.get("prompt", "").split("|") if p.strip())[:16]
+    plan.prompts = prompts or plan.prompts
+    plan.first_seed = state.whole(params.get("seed"), plan.first_seed, 0, state.MAX_SEED - 64)
+    plan.count = state.whole(params.get("images"), plan.count, 1, 16)
+    plan.steps = state.whole(params.get("steps"), plan.steps, 2, 100)
+    return bad
+
+
+def _numbers(text: str) -> np.ndarray | None:
+    try:
+        values = np.array([float(x) for x in text.split(",")])
+    except ValueError:
+        return None
+    if not all(math.isfinite(v) and v >= 0 for v in values) or values.sum() <= 0:
+        return None
+    return values
