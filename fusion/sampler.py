@@ -1,9 +1,9 @@
 """Sampling from fused scores: one module in the denoiser slot of a stock pipeline, which keeps doing everything else.
 
-At every step it calls the members and returns `sum_k w_k prediction_k`, ScoreFusion's weighted score (Liu et al. 2025, arXiv 2406.19619,
-eq. 6): averaging predictions in one parametrisation at one noise level is averaging scores (design/maths.md, "The path"). Members of another
-parametrisation or schedule are called at equal logSNR and converted to member 0's. A lone member with weight 1 answers untouched, so one-hot
-weights reproduce that model bit for bit; weights of 0 cost nothing.
+At every step it calls the members and returns `sum_k w_k prediction_k`, the weighted score of ScoreFusion (Liu et al. 2025, arXiv
+2406.19619): averaging predictions in one parametrisation at one noise level is averaging scores (design/maths.md, "The path"). Members of
+another parametrisation or schedule are called at equal logSNR and converted to member 0's. A lone member with weight 1 answers untouched:
+one-hot weights reproduce that model bit for bit. Weights of 0 cost nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class LevelTable:
             raise ValueError(f"weights for {levels} noise levels need their {levels + 1} edges: pass strata=")
         self.edges = None if levels == 1 or strata is None else torch.as_tensor(np.asarray(strata, dtype=np.float64))
         if self.edges is not None and (self.edges.shape != (levels + 1,) or not bool((self.edges.diff() > 0).all())):
-            raise ValueError(f"weights for {levels} noise levels need {levels + 1} rising edges, not strata of shape {tuple(self.edges.shape)}")
+            shape = tuple(self.edges.shape)
+            raise ValueError(f"weights for {levels} noise levels need {levels + 1} rising edges, not strata of shape {shape}")
 
     def at(self, level: Tensor) -> Tensor:
         """`(B, K)` float64 on the CPU for levels `(B,)`; beyond the outer edges the outer rows hold."""

@@ -28,8 +28,8 @@ def copies_fit(network: nn.Module, copies: int, device: torch.device) -> bool:
     return copies * size <= free_memory(device) / 2
 
 
-def add_adapter(pipeline_class: type, components: Mapping[str, object], network: nn.Module, family: Family, file: Path, name: str,
-                title: str, *, merge: bool) -> tuple[nn.Module, dict[str, object]]:  # fmt: skip
+def add_adapter(pipeline_class: type, components: Mapping[str, object], network: nn.Module, family: Family, file: Path, title: str,
+                name: str, *, merge: bool) -> tuple[nn.Module, dict[str, object]]:  # fmt: skip
     """`(network, components)` with the LoRA of `file` under `name`: on the shared network (inactive), or merged into a copy.
 
     Text encoders are copied when the LoRA changes them, too: they then belong to this member alone. Raises ModelError when it does not fit.

@@ -1,4 +1,4 @@
-"""The cards: what each model is, where it comes from, what it may be used for. Data in catalog.yaml and hashes.yaml; nothing is loaded here.
+"""The cards: what each model is, where it comes from, what it may be used for. Data in catalog.yaml and hashes.yaml; no model is loaded.
 
 `python -m models.catalog hash` rewrites hashes.yaml from the shipped files; `python -m models.catalog check` compares them.
 """
@@ -181,7 +181,7 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
         refuse_pickles(folder, folder.name)
         if folder.is_file():
             raise ModelError(f"'{folder.name}' is a single file: convert it to a diffusers folder with "
-                             "StableDiffusionPipeline.from_single_file(...).save_pretrained(...), or add a LoRA as an adapter of its base")  # fmt: skip
+                             "StableDiffusionPipeline.from_single_file(...).save_pretrained(...), or add a LoRA to its base")  # fmt: skip
         found = family_of(str(read_json(folder / "model_index.json", folder.name).get("_class_name"))).name
         if family not in (None, found):
             raise ModelError(f"'{folder.name}' is of family {found}, not {family}")
@@ -222,7 +222,7 @@ def shipped_hashes() -> dict[str, dict[str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write or check hashes.yaml. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m models.catalog", description="sha256 of the shipped model files, in models/hashes.yaml")
+    parser = argparse.ArgumentParser(prog="python -m models.catalog", description="sha256 of shipped model files, in models/hashes.yaml")
     parser.add_argument("command", choices=["hash", "check"], help="hash: rewrite the file; check: compare it with the files")
     command = parser.parse_args(arguments).command
     found = shipped_hashes()

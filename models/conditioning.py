@@ -96,7 +96,7 @@ def _join(trees: list[dict], join: Callable[[str, list[Tensor]], Tensor]) -> dic
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Arguments a pipeline passes its denoiser for `P` prompts. `arguments`: tensors of `P` rows, `2 P` when guided (unconditional first)."""
+    """What a pipeline passes its denoiser for `P` prompts. `arguments`: tensors of `P` rows, `2 P` when guided (unconditional first)."""
 
     family: Family
     arguments: Mapping
@@ -121,7 +121,8 @@ def record(pipeline: object, family: Family, prompts: list[str], size: tuple[int
            batch: int = 32) -> Conditioning:
     """Run a stock pipeline to its first denoiser call and keep what it passes, for every prompt. The pipeline's slot is restored.
 
-    size: (height, width) in pixels. `guidance=None` is the plain conditional model (scale 1; the number 1 for networks that are given it). Prompts are used as they are.
+    size: (height, width) in pixels. `guidance=None` is the plain conditional model (scale 1; networks that are given the number get 1).
+    Prompts are used as they are.
     """
     if family.guidance == "none":
         if guidance not in (None, 1.0):
@@ -213,7 +214,8 @@ class Relay:
             del pipeline.encode_prompt, pipeline.check_inputs
 
     def _encode(self, voice: Voice, encode: Callable, given: Mapping, negative: bool) -> tuple:
-        said = {name: value if negative or name not in ("prompt", "prompt_2", "prompt_3") else voice.say(value) for name, value in given.items()}
+        mine = () if negative else ("prompt", "prompt_2", "prompt_3")
+        said = {name: voice.say(value) if name in mine else value for name, value in given.items()}
         return (encode if voice is self.voices[0] else voice.pipeline.encode_prompt)(**said)
 
     def arguments(self, member: int, given: Mapping) -> Mapping:

@@ -1,9 +1,8 @@
-"""Reads what a model is from its configuration and safetensors headers, and refuses members that cannot be fused, before anything is loaded."""
+"""What a model is, from its configuration and safetensors headers: members that cannot be fused are refused before anything is loaded."""
 
 from __future__ import annotations
 
 import filecmp
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,9 @@ from .integrity import HASHED, header, read_json, refuse_pickles, same_tensors, 
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # where components may come from; `stable_diffusion` is diffusers' own
 ENCODER = ("encoder.", "quant_conv.")  # the half of an autoencoder that decides what a latent means
+# how a part was saved, not what it does
+NOTES = {"transformers_version", "torch_dtype", "dtype", "is_local", "local_files_only", "name_or_path", "tokenizer_file",
+         "special_tokens_map_file"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def _refuse_broken(model: Description) -> None:
     latent = model.autoencoder.get("latent_channels", channels)
     packed = 4 if model.family.name == "flux" else 1
     if channels != latent * packed:
-        raise ModelError(f"'{model.name}' takes {channels} channels for a latent of {latent}: inpainting and editing models cannot be fused")
+        raise ModelError(f"'{model.name}' takes {channels} channels for a latent of {latent}: inpainting and editing models do not fuse")
     if out is not None and out != channels:
         raise ModelError(f"'{model.name}' predicts {out} channels from {channels} (a learned variance): such models cannot be fused")
 
@@ -77,7 +79,7 @@ def check_files(model: Description) -> None:
         if not files:
             if (model.folder / part).is_dir():
                 refuse_pickles(model.folder / part, model.name)
-            raise ModelError(f"'{model.name}' has no safetensors weights in {part}/: convert the model to safetensors, or download it again")
+            raise ModelError(f"'{model.name}' has no safetensors weights in {part}/: convert it to safetensors, or download it again")
         for file in files:
             header(file, model.name)
     if model.adapter is not None:
@@ -105,7 +107,8 @@ def refuse_unfusable(models: list[Description]) -> None:
     for other in models[1:]:
         reason = difference(first, other)
         if reason:
-            raise ModelError(f"'{first.name}' and '{other.name}' cannot be fused: {reason}. Choose members of one family and one latent space.")
+            raise ModelError(f"'{first.name}' and '{other.name}' cannot be fused: {reason}. "
+                             "Choose members of one family and one latent space.")  # fmt: skip
 
 
 def difference(first: Description, other: Description) -> str | None:
@@ -130,7 +133,7 @@ def difference(first: Description, other: Description) -> str | None:
 
 
 def same_component(first: Path, second: Path) -> bool:
-    """Whether two component folders hold the same files: JSON equal but for diffusers' notes (`_...`), the rest byte by byte."""
+    """Whether two component folders hold the same files: JSON equal but for notes of how it was saved, the rest byte by byte."""
     if first.resolve() == second.resolve():
         return True
     if not (first.is_dir() and second.is_dir()):
@@ -143,6 +146,7 @@ def _same_file(first: Path, second: Path) -> bool:
     if first.resolve() == second.resolve():
         return True
     if first.suffix == ".json":
-        contents = [read_json(path, path.parent.name) for path in (first, second)]
-        return len({json.dumps({k: v for k, v in content.items() if not k.startswith("_")}, sort_keys=True) for content in contents}) == 1
+        said = [{key: value for key, value in read_json(path, path.parent.name).items() if not (key.startswith("_") or key in NOTES)}
+                for path in (first, second)]  # fmt: skip
+        return said[0] == said[1]
     return filecmp.cmp(first, second, shallow=False)

@@ -98,7 +98,8 @@ def same_tensors(first: Path, second: Path, keep: tuple[str, ...], name: str, to
         for place in places:
             with safe_open(place[key], framework="pt") as file:
                 values.append(file.get_tensor(key).float())
-        if values[0].shape != values[1].shape or not torch.allclose(*values, rtol=tolerance, atol=tolerance * float(values[0].abs().mean())):
+        margin = tolerance * float(values[0].abs().mean())
+        if values[0].shape != values[1].shape or not torch.allclose(*values, rtol=tolerance, atol=margin):
             return False
     return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,9 +31,10 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
                   size: tuple[int, int] | None = None, progress: Progress | None = None) -> Ensemble:  # fmt: skip
     """Load members that share one latent space.
 
-    device: `auto` (CUDA, then Apple's, then CPU) or a torch device. dtype: `auto` (float32 on a CPU, half precision otherwise) or a torch one.
+    device: `auto` (CUDA, then Apple's, then CPU) or a torch device. dtype: `auto` (float32 on a CPU, else half precision) or a torch one.
     lora: `switch` (all adapters on one network, one active at a time), `merge` (a copy each, faster), `auto` (merge when copies fit in
-    half of the free memory). size: (height, width) in pixels at which images are encoded and fitted; None: the models' own. progress(done, total, message). Raises ModelError, before anything long, for members that cannot be fused.
+    half of the free memory). size: (height, width) in pixels at which images are encoded and fitted; None: the models' own.
+    progress(done, total, message). Raises ModelError, before anything long, for members that cannot be fused.
     """
     cards = list(cards)
     if not cards:
@@ -125,13 +127,14 @@ class _Loader:
         cls = pipeline_class(model)
         if model.adapter is None:
             return Member(name, model.card, base.noise, base.network, base.components, cls, None, base.switch)
+        attach = partial(add_adapter, cls, base.components, base.network, model.family, model.adapter, model.name)
         if base.switch is None:
-            network, components = add_adapter(cls, base.components, base.network, model.family, model.adapter, "merged", model.name, merge=True)
+            network, components = attach("merged", merge=True)
             refuse_not_finite(network, model.name, model.family.slot)
             return Member(name, model.card, base.noise, network, components, cls)
         if model.adapter not in base.adapters:
             adapter = f"member_{len(base.adapters)}"
-            network, components = add_adapter(cls, base.components, base.network, model.family, model.adapter, adapter, model.name, merge=False)
+            network, components = attach(adapter, merge=False)
             refuse_not_finite(network, model.name, "adapter")
             base.adapters[model.adapter] = adapter, components
         adapter, components = base.adapters[model.adapter]
@@ -148,7 +151,7 @@ class _Loader:
                 pipeline = cls.from_pretrained(str(model.folder), dtype=self.dtype, use_safetensors=True, local_files_only=True, **shared)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"'{model.name}' cannot be loaded ({reason}): download it again, or load it with diffusers to see more") from error
+            raise ModelError(f"'{model.name}' cannot be loaded ({reason}): download it again, or try it with diffusers alone") from error
         pipeline.to(self.device)
         for part, module in pipeline.components.items():
             if isinstance(module, nn.Module) and part not in shared:

@@ -50,7 +50,8 @@ class NoisePath:
             raise ModelError(f"unknown noise path '{self.kind}': use vp, flow or ve")
         if self.prediction_type not in PREDICTIONS:
             raise ModelError(f"unknown prediction type '{self.prediction_type}': use one of {', '.join(PREDICTIONS)}")
-        if not np.all(np.isfinite(self.training_levels)) or len(self.training_levels) != len(self.training_timesteps) or not np.all(np.diff(self.training_levels) > 0):
+        levels, rising = np.array(self.training_levels), np.all(np.diff(self.training_levels) > 0)
+        if not np.all(np.isfinite(levels)) or len(levels) != len(self.training_timesteps) or not rising:
             raise ModelError("a noise path needs one finite level per training timestep, rising: check scheduler_config.json")
 
     # -------------------------------------------------------------------------------------------- constructors
@@ -141,7 +142,7 @@ class NoisePath:
     def level_weights(self, strata: Tensor) -> dict[str, Tensor]:
         """Shares of the strata `[e_l, e_l+1)` between the rising edges `(L + 1,)`: `simple` and `likelihood`, each `(L,)`, summing to 1.
 
-        simple: of the uniform training timestep (Ho et al. 2020, eq. 14); likelihood: of logSNR (Kingma et al. 2021, eq. 18).
+        simple: of the uniform training timestep (Ho et al. 2020, eq. 14); likelihood: of logSNR (the ELBO, Kingma et al. 2021).
         """
         edges = torch.as_tensor(strata, dtype=torch.float64).reshape(-1)
         if len(edges) < 2 or not bool((edges.diff() > 0).all()):

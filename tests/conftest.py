@@ -10,6 +10,7 @@ os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELIS
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,6 +19,8 @@ from models.loading import Ensemble, load_ensemble
 from tests import tiny
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 SIZE = {"flux": (16, 16)}  # pixels; the pipeline's own default is 256 x 256
 
 
@@ -71,6 +74,7 @@ def sd_cards(tiny_cards: Callable[[str], list[ModelCard]], tmp_path_factory: pyt
     base, second = tiny_cards("sd")
     root, folder = tmp_path_factory.mktemp("relatives"), Path(base.source)
     v = tiny.sd(root / "v", 7, sibling=folder, prediction="v_prediction", beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
-    loras = {name: tiny.lora(root / name, folder, seed, text=name == "lora_text") for seed, name in enumerate(["lora", "lora2", "lora_text"])}
+    names = ["lora", "lora2", "lora_text"]
+    loras = {name: tiny.lora(root / name, folder, seed, text=name == "lora_text") for seed, name in enumerate(names)}
     return {"base": base, "second": second, "v": tiny_card("sd", v),
             **{name: tiny_card("sd", folder, id=name, title=name, adapter=str(path)) for name, path in loras.items()}}  # fmt: skip

@@ -18,8 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 16  # enough letters to tell "a cat" from "a dog"
-VP = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, num_train_timesteps=1000, clip_sample=False, set_alpha_to_one=False,
-          steps_offset=1)  # fmt: skip
+VP = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
 def tokenizer() -> CLIPTokenizer:
@@ -29,8 +28,10 @@ def tokenizer() -> CLIPTokenizer:
 
 
 def text_encoder(width: int = 16, projected: bool = False) -> torch.nn.Module:
-    config = CLIPTextConfig(vocab_size=54, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2,
-                            max_position_embeddings=TOKENS, bos_token_id=0, eos_token_id=1, pad_token_id=1, projection_dim=width)  # fmt: skip
+    config = CLIPTextConfig(
+        vocab_size=54, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=2, projection_dim=width,
+        max_position_embeddings=TOKENS, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
@@ -71,8 +72,10 @@ def sd(folder: Path, seed: int = 0, *, sibling: Path | None = None, prediction: 
     if sibling is not None:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(sibling, **parts, requires_safety_checker=False)
     else:
-        pipeline = diffusers.StableDiffusionPipeline(**parts, vae=vae(), text_encoder=text_encoder(context), tokenizer=tokenizer(),
-                                                     safety_checker=None, feature_extractor=None, requires_safety_checker=False)  # fmt: skip
+        pipeline = diffusers.StableDiffusionPipeline(
+            **parts, vae=vae(), text_encoder=text_encoder(context), tokenizer=tokenizer(), safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
     return _save(pipeline, folder)
 
 
@@ -83,7 +86,8 @@ def portraits(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Pa
 
 def sdxl(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
     torch.manual_seed(seed)
-    parts = dict(unet=unet(32, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=16 + 6 * 8),
+    more = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=16 + 6 * 8)
+    parts = dict(unet=unet(32, **more),
                  scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))  # fmt: skip
     if sibling is not None:
         return _save(diffusers.StableDiffusionXLPipeline.from_pretrained(sibling, **parts), folder)
@@ -93,16 +97,17 @@ def sdxl(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
 
 def sd3(folder: Path, seed: int = 0, *, sibling: Path | None = None, shift: float = 3.0) -> Path:
     torch.manual_seed(seed)
-    network = diffusers.SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
-                                              num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16,
-                                              pooled_projection_dim=32, pos_embed_max_size=8)  # fmt: skip
+    network = diffusers.SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, pos_embed_max_size=8,
+    )  # fmt: skip
     parts = dict(transformer=network.eval(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=shift))
     if sibling is not None:
         return _save(diffusers.StableDiffusion3Pipeline.from_pretrained(sibling, **parts), folder)
     words, encoder = t5()
     return _save(diffusers.StableDiffusion3Pipeline(
-        **parts, vae=vae(scaling=1.5, shift=0.06), text_encoder=text_encoder(projected=True), tokenizer=tokenizer(),
-        text_encoder_2=text_encoder(projected=True), tokenizer_2=tokenizer(), text_encoder_3=_wide_t5(encoder), tokenizer_3=words), folder)  # fmt: skip
+        **parts, vae=vae(scaling=1.5, shift=0.06), text_encoder=text_encoder(projected=True), tokenizer=tokenizer(), tokenizer_3=words,
+        text_encoder_2=text_encoder(projected=True), tokenizer_2=tokenizer(), text_encoder_3=_wide_t5(encoder)), folder)  # fmt: skip
 
 
 def _wide_t5(encoder: T5EncoderModel) -> T5EncoderModel:
@@ -114,9 +119,10 @@ def _wide_t5(encoder: T5EncoderModel) -> T5EncoderModel:
 
 def flux(folder: Path, seed: int = 0, *, sibling: Path | None = None, guidance: bool = True) -> Path:
     torch.manual_seed(seed)
-    network = diffusers.FluxTransformer2DModel(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
-                                               num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8],
-                                               guidance_embeds=guidance)  # fmt: skip
+    network = diffusers.FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8], guidance_embeds=guidance,
+    )  # fmt: skip
     parts = dict(transformer=network.eval(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
     if sibling is not None:
         return _save(diffusers.FluxPipeline.from_pretrained(sibling, **parts), folder)
@@ -127,9 +133,11 @@ def flux(folder: Path, seed: int = 0, *, sibling: Path | None = None, guidance: 
 
 def ddpm(folder: Path, seed: int = 0, *, ddim: bool = False, channels: int = 3, prediction: str = "epsilon") -> Path:
     torch.manual_seed(seed)
-    network = diffusers.UNet2DModel(sample_size=8, in_channels=channels, out_channels=channels, block_out_channels=(8, 16), layers_per_block=1,
-                                    down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-                                    norm_num_groups=4, attention_head_dim=4)  # fmt: skip
+    network = diffusers.UNet2DModel(
+        sample_size=8, in_channels=channels, out_channels=channels, block_out_channels=(8, 16), layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), norm_num_groups=4,
+        attention_head_dim=4,
+    )  # fmt: skip
     steps = (diffusers.DDIMScheduler if ddim else diffusers.DDPMScheduler)(prediction_type=prediction)
     return _save((diffusers.DDIMPipeline if ddim else diffusers.DDPMPipeline)(network.eval(), steps), folder)
 

@@ -189,7 +189,8 @@ def test_every_member_hears_the_prompt_through_its_own_template(tiny_cards, fami
         assert not np.array_equal(alone, plain)
         with fused(ensemble, np.eye(2)[k]) as pipeline:
             assert np.array_equal(draw(pipeline, family, "cat", guidance, **more), alone)
-            assert np.array_equal(draw(pipeline, family, ["cat"], guidance, **more), alone)  # a second run starts afresh
+            lists = {name: [value] if name == "negative_prompt" else value for name, value in more.items()}
+            assert np.array_equal(draw(pipeline, family, ["cat"], guidance, **lists), alone)  # a second run starts afresh
     assert "encode_prompt" not in vars(ensemble.pipeline) and "check_inputs" not in vars(ensemble.pipeline)
 
 
@@ -228,7 +229,8 @@ def test_templates_need_the_prompt_as_text(tiny_cards):
 def count_calls(ensemble):
     """How often each member's network runs."""
     calls = [0] * len(ensemble)
-    hooks = [member.network.register_forward_pre_hook(lambda *_, k=k: calls.__setitem__(k, calls[k] + 1)) for k, member in enumerate(ensemble.members)]
+    count = lambda k: lambda *_: calls.__setitem__(k, calls[k] + 1)
+    hooks = [member.network.register_forward_pre_hook(count(k)) for k, member in enumerate(ensemble.members)]
     return calls, hooks
 
 
@@ -254,7 +256,8 @@ def test_weights_by_level_follow_the_timestep(tiny_ensemble):
             assert torch.equal(got, ensemble.members[member].network(x, t, words).sample)
     record = Weights(np.array([[0, 1.0], [1, 0]]), None, ensemble.names, "by hand", strata)
     with fused(ensemble, record) as pipeline, torch.no_grad():
-        assert torch.equal(pipeline.unet(x, torch.tensor(10), encoder_hidden_states=words).sample, ensemble.members[1].network(x, 10, words).sample)
+        got = pipeline.unet(x, torch.tensor(10), encoder_hidden_states=words).sample
+        assert torch.equal(got, ensemble.members[1].network(x, 10, words).sample)
 
 
 def test_rows_at_different_levels_get_their_own_weights():
@@ -264,8 +267,9 @@ def test_rows_at_different_levels_get_their_own_weights():
 
 
 @pytest.mark.parametrize(("weights", "strata", "message"), [
-    ([0.5, 0.5, 0.0], None, "2 members"), ([np.nan, 1.0], None, "not a number"), ([-0.1, 1.1], None, "negative"), ([0.5, 0.6], None, "sum to 1"),
-    ([], None, "2 members"), (0.5, None, "2 members"), ([[0.5, 0.5], [1, 0]], None, "strata"), ([[0.5, 0.5], [1, 0]], [0, 1], "3 rising edges"),
+    ([0.5, 0.5, 0.0], None, "2 members"), ([np.nan, 1.0], None, "not a number"), ([-0.1, 1.1], None, "negative"),
+    ([0.5, 0.6], None, "sum to 1"), ([], None, "2 members"), (0.5, None, "2 members"),
+    ([[0.5, 0.5], [1, 0]], None, "strata"), ([[0.5, 0.5], [1, 0]], [0, 1], "3 rising edges"),
     ([[0.5, 0.5], [1, 0]], [0, 2, 1], "rising"), ([np.inf, 0], None, "not a number"),
 ])  # fmt: skip
 def test_bad_weights_are_refused_in_words(tiny_ensemble, weights, strata, message):

@@ -59,8 +59,8 @@ def test_unknown_id_names_the_known_ones():
 @pytest.mark.parametrize(("change", "message"), [
     ({"title": ""}, "card 'x' needs a title"), ({"family": "dit"}, "unknown family 'dit'"), ({"prompt_template": "a photo"}, "as {prompt}"),
     ({"revision": "main"}, "full commit"), ({"adapter_revision": "v1"}, "full commit"), ({"sha256": {"a": "12"}}, "64 hexadecimal"),
-    ({"population": [[1.0] * 6] * 3}, "sum to 1, not 18"), ({"population": [[0.5, 0.5]]}, "3 rows of 6"), ({"population": "mars"}, "no population"),
-    ({"licens": "MIT"}, "unknown fields \\['licens'\\]"), ({"source": None}, "needs a source"),
+    ({"population": [[1.0] * 6] * 3}, "sum to 1, not 18"), ({"population": [[0.5, 0.5]]}, "3 rows of 6"),
+    ({"population": "mars"}, "no population"), ({"licens": "MIT"}, "unknown fields \\['licens'\\]"), ({"source": None}, "needs a source"),
 ])  # fmt: skip
 def test_bad_cards(change, message):
     with pytest.raises(ModelError, match=message):
@@ -73,8 +73,10 @@ def test_bad_files(tmp_path):
         return dict(Catalog(tmp_path / "c.yaml", tmp_path / "none.yaml"))
 
     assert read(yaml.safe_dump({"models": [MINIMAL]})) == {"x": ModelCard(**MINIMAL)}
-    for text, message in ((yaml.safe_dump({"models": [MINIMAL, MINIMAL]}), "'x' twice"), ("a: [", "cannot be read"), ("[1]", "must be a mapping"),
-                          ("models: [1]", "a card must be a mapping"), ("models: [{id: y}]", "missing fields")):  # fmt: skip
+    twice = yaml.safe_dump({"models": [MINIMAL, MINIMAL]})
+    bad = {twice: "'x' twice", "a: [": "cannot be read", "[1]": "must be a mapping", "models: [1]": "a card must be a mapping",
+           "models: [{id: y}]": "missing fields"}  # fmt: skip
+    for text, message in bad.items():
         with pytest.raises(ModelError, match=message):
             read(text)
 

@@ -9,7 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.errors import ModelError
@@ -70,10 +70,11 @@ def test_timestep_and_level_are_inverse_inside_the_range(name, share):
 
 @pytest.mark.parametrize("name", PATHS)
 def test_timestep_rises_with_the_level_and_hits_the_training_grid(name):
-    grid = torch.tensor(PATHS[name].training_levels, dtype=torch.float64)
+    last = -1 if PATHS[name].terminal else None  # its level is a stand-in
+    grid = torch.tensor(PATHS[name].training_levels[:last], dtype=torch.float64)
     t = PATHS[name].timestep(grid)
     assert bool((t.diff() > 0).all())
-    torch.testing.assert_close(t, torch.tensor(PATHS[name].training_timesteps, dtype=torch.float64), atol=1e-3 if name == "sd3" else 1e-4, rtol=1e-4)
+    torch.testing.assert_close(t, torch.tensor(PATHS[name].training_timesteps[:last], dtype=torch.float64))
 
 
 def test_time_scale_is_what_flux_is_given():
@@ -134,7 +135,6 @@ def test_predictions_become_noise_and_sample(kind, prediction, level, x0, noise)
 
 @pytest.mark.parametrize("kind", ["vp", "flow", "ve"])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@settings(deadline=None)
 @given(level=st.lists(levels, min_size=3, max_size=3), seed=st.integers(0, 99))
 def test_round_trip_through_noise(kind, prediction, level, seed):
     generator, model = torch.Generator().manual_seed(seed), path(kind, prediction)
@@ -216,6 +216,7 @@ def test_bad_descriptions_are_refused():
         PATHS["sd"].level_weights(torch.tensor([1.0, 0.0]))
     with pytest.raises(ModelError, match="outside"):
         PATHS["sd"].level_weights(torch.tensor([50.0, 60.0]))
-    for scheduler in (diffusers.EDMEulerScheduler(), diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")):
+    continuous = diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
+    for scheduler in (diffusers.EDMEulerScheduler(), continuous):
         with pytest.raises(ModelError, match="neither a DDPM nor a flow"):
             NoisePath.from_scheduler(scheduler)
