@@ -18,7 +18,7 @@ document.addEventListener('paste', (event) => {
   input.dispatchEvent(new Event('change', { bubbles: true }));
 });
 // The address follows the state, so that a reload or a bookmark finds it again; the document states its language.
-new MutationObserver(() => {
+window.scoreFusionAddress = () => {
   const field = document.getElementById('share-link'), head = document.getElementById('head');
   if (head && document.documentElement.lang !== head.dataset.language) document.documentElement.lang = head.dataset.language;
   const query = field?.getAttribute('value');
@@ -26,7 +26,8 @@ new MutationObserver(() => {
   window.scoreFusionQuery = query;
   const theme = new URLSearchParams(location.search).get('__theme');
   history.replaceState(null, '', query + (theme ? '&__theme=' + theme : '') + location.hash);
-}).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ['value', 'data-language'] });
+};
+new MutationObserver(window.scoreFusionAddress).observe(document.documentElement, { subtree: true, childList: true, attributes: true, attributeFilter: ['value', 'data-language'] });
 document.addEventListener('click', (event) => {
   const link = event.target.closest('.sf a[href^="#"]');
   if (!link) return;

@@ -217,7 +217,7 @@ def _wire(page: gr.Blocks, session: gr.State, parts: dict, drop: gr.File) -> Non
         **{k: v for k, v in quick.items() if k not in ("inputs", "outputs")},
     )
     loaded = page.load(on_load, api_name="load", **quick)
-    loaded.then(None, js="() => { window.scoreFusionReady = true; }", api_visibility="private")
+    loaded.then(None, js="() => { window.scoreFusionReady = true; window.scoreFusionAddress(); }", api_visibility="private")
     page.unload(on_unload)
 
 

@@ -140,8 +140,14 @@ def problem(language: str, sentence: str) -> str:
     return texts.translate(language, sentence)
 
 
+def _index(session, data: dict) -> int:
+    """Which picture an event means; -1 for none that is there."""
+    text = str(data.get("index"))
+    return int(text) if text.isdecimal() and int(text) < len(session.pictures) else -1
+
+
 def remove(session, data: dict) -> None:
-    index = state.whole(data.get("index"), -1, -1, len(session.pictures) - 1)
+    index = _index(session, data)
     if index >= 0:
         session.pictures.pop(index)
         session.example = None
@@ -155,7 +161,7 @@ def clear(session, data: dict) -> None:
 def caption(session, data: dict) -> None:
     from fusion.images import clean_caption
 
-    index = state.whole(data.get("index"), -1, -1, len(session.pictures) - 1)
+    index = _index(session, data)
     if index >= 0:
         session.pictures[index].caption = clean_caption(str(data.get("value", ""))) or session.default_caption
 

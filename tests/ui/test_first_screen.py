@@ -77,7 +77,7 @@ def test_it_answers(shown):
 
 
 def test_it_says_so_when_fusion_loses_or_ties(shown):
-    assert "Here the best single model is closer: 0.03" in shown(changed(single=0.03))
+    assert "Here the best single model is closer: 0.02" in shown(changed(single=0.02))
     assert "Here fusion gains little" in shown(changed(single=0.08))
 
 
