@@ -30,9 +30,9 @@ $(VENV)/installed-test: $(VENV)/installed
 
 # Browser and fonts for the tests, only where they are missing.
 system:
-	@command -v chromium >/dev/null && fc-list | grep -q NotoColorEmoji && fc-list | grep -qi 'Noto.*CJK' || { \
+	@command -v chromium >/dev/null && command -v node >/dev/null && fc-list | grep -q NotoColorEmoji && fc-list | grep -qi 'Noto.*CJK' || { \
 	  $(ROOT) apt-get update -qq && \
-	  $(ROOT) apt-get install -y -qq --no-install-recommends chromium fontconfig fonts-noto-color-emoji fonts-noto-cjk; }
+	  $(ROOT) apt-get install -y -qq --no-install-recommends chromium nodejs fontconfig fonts-noto-color-emoji fonts-noto-cjk; }
 
 clean:
 	rm -rf $(VENV) .train
