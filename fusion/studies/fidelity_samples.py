@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,17 @@ from fusion.calibration import Calibration
 from fusion.fitting import Fit, fit_all
 from fusion.methods import METHODS, SamplingPlan
 from fusion.methods.matched import match
+from fusion.methods.matching import distance_form
 from fusion.methods.mixture import route
 from fusion.methods.single import one_hot
-from fusion.objective import fit_gram
+from fusion.objective import ResidualGram, fit_gram
+from fusion.weights import Weights
 from models.portraits import probe
 from models.portraits.population import BARE_PROMPTS, TARGET_POPULATIONS, sampling_floor, total_variation
 
 from .fidelity import NAMES, portraits_ensemble
 
-BATCH = 64
+BATCH, MATCH_STEPS = 64, 10
 BLENDS = {"published": "scorefusion", "per level": "scorefusion_levels", "matched": "matched"}  # row in the table: method
 
 
@@ -34,7 +37,7 @@ def run(assets: Path, work: Path, samples: int, steps: int, targets: list[str]) 
     singles = [_cells(work, f"single-{name}", steps, samples, _drawer("single", ensemble, None, k)) for k, name in enumerate(NAMES)]
     for target in targets:
         population = TARGET_POPULATIONS[target]
-        fit = _fit(ensemble, calibration, assets / "targets" / target / "fit", target, work)
+        fit, _ = fitted(ensemble, calibration, target, assets, work)
         cells = {f"single {name}": singles[k] for k, name in enumerate(NAMES)}
         cells["mixture"] = _mixture(fit, singles)
         for row, method in BLENDS.items():
@@ -50,15 +53,23 @@ def _drawer(method: str, ensemble, fit: Fit | None, member: int | None = None):
     return lambda plan: METHODS[method].run(ensemble, fit, plan.with_(weights=weights))
 
 
-def _fit(ensemble, calibration: Calibration, folder: Path, target: str, work: Path) -> Fit:
-    records = json.loads((folder / "captions.json").read_text())
-    images = [Image.open(folder / record["file"]).convert("RGB") for record in records]
-    fit = fit_all(fit_gram(ensemble, images, [record["prompt"] for record in records]), calibration)
-    plan = SamplingPlan(prompts=BARE_PROMPTS, seeds=(0,), steps=12, progress=None)
-    fit, state = match(ensemble, fit, plan)
-    shares = f"shares {fit.calibrated.proportions_.round(3)}, matched {fit.matched.values.round(3)}"
+def fitted(ensemble, calibration: Calibration, target: str, assets: Path, work: Path) -> tuple[Fit, dict]:
+    """The fit of an example target's 12 images with its matched blend, and the blend's distance form; kept in `work`."""
+    folder, kept, statistic = assets / "targets" / target / "fit", work / f"fit-{target}.json", work / f"fit-{target}.safetensors"
+    if not statistic.is_file():
+        records = json.loads((folder / "captions.json").read_text())
+        images = [Image.open(folder / record["file"]).convert("RGB") for record in records]
+        fit_gram(ensemble, images, [record["prompt"] for record in records]).save(statistic)
+    fit = fit_all(ResidualGram.load(statistic), calibration)
+    if not kept.is_file():
+        fit, found = match(ensemble, fit, SamplingPlan(prompts=BARE_PROMPTS, seeds=(0,), steps=MATCH_STEPS))
+        matched = {"values": fit.matched.values.tolist(), "interval": fit.matched.interval.tolist()}
+        kept.write_text(json.dumps({"matched": matched, "blend": distance_form(fit, found)}))
+    stored = json.loads(kept.read_text())
+    weights = Weights(np.array(stored["matched"]["values"]), np.array(stored["matched"]["interval"]), fit.gram.names, "matched")
+    shares = f"shares {fit.calibrated.proportions_.round(3)}, matched {weights.values.round(3)}"
     print(f"{time.strftime('%H:%M:%S')} {target}: {shares}", flush=True)
-    return fit
+    return replace(fit, matched=weights), stored["blend"]
 
 
 def _cells(work: Path, name: str, steps: int, samples: int, draw) -> np.ndarray:
