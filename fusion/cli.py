@@ -126,7 +126,7 @@ def _drawing(command) -> None:
 def _calibration(command) -> None:
     command.add_argument("--calibration", metavar="FILE", help="a saved calibration (default: the one shipped for the models)")
     command.add_argument("--calibrate", type=int, metavar="N",
-                         help="measure one now, by drawing N images from each model (96 is a good start); kept in --calibration FILE")  # fmt: skip
+                         help="measure one now: draw N images from each model (96 is a good start) and keep it in FILE")  # fmt: skip
     command.add_argument("--levels", type=int, default=16, metavar="L", help="noise levels measured (default: 16, as shipped calibrations)")
 
 
