@@ -17,16 +17,16 @@ This module reads `ResidualGram`s; it runs networks only through `fit_gram` and 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from fusion.likelihood import expansion, ledoit_wolf, log_likelihood, logistic, profile_intervals, shares, softmax
+from fusion.likelihood import expansion, ledoit_wolf, logistic, profile_intervals, shares, softmax
 from fusion.objective import ResidualGram, fit_gram
 from fusion.simplex import solve_simplex
 from fusion.weights import Weights
@@ -96,6 +96,11 @@ class Calibration:
     @property
     def counts(self) -> np.ndarray:  # (K,)
         return np.bincount(self.owner, minlength=len(self.names))
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """How a target must be measured to be compared: `fit_gram(..., **calibration.settings)`."""
+        return {"levels": len(self.strata) - 1, "draws": self.draws // 2}
 
     @cached_property
     def scale(self) -> np.ndarray:
@@ -180,7 +185,7 @@ def _means(phi: np.ndarray, owner: np.ndarray) -> np.ndarray:
 
 
 def _discriminant(phi: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Linear discriminants with a shrunk covariance: `(F, K)` and `(K,)`, so that scores are log-likelihoods of Gaussians up to a constant."""
+    """Linear discriminants with a shrunk covariance: `(F, K)` and `(K,)`, whose scores are Gaussian log-likelihoods up to a constant."""
     means = _means(phi, owner)
     W = np.linalg.solve(ledoit_wolf(phi - means[owner]), means.T)
     return W, -0.5 * np.einsum("kf,fk->k", means, W)
@@ -192,6 +197,46 @@ def _score(phi: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _contrasts(scores: np.ndarray) -> np.ndarray:
     return scores[:, :-1] - scores[:, -1:]
+
+
+def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, levels=16, draws=1, seed=0,
+              progress=None, stop=None) -> Calibration:  # fmt: skip
+    """Measure an ensemble on images of its members' own: once, then saved beside it.
+
+    `images_by_member`: for each member `(images, prompts)`, best of its training population. None: `samples` pictures drawn from each
+    member, for `prompts` in turn (needed where the models read text). `progress(done, total, message)` counts thousandths of a member.
+    Raises ValueError for too few images or no prompts, RuntimeError when stopped: half a calibration compares nothing.
+    """
+    members = range(len(ensemble.names))
+    if images_by_member is not None and len(images_by_member) != len(members):
+        raise ValueError(f"images of {len(images_by_member)} members for an ensemble of {len(members)}: give one list for each")
+    if images_by_member is None and prompts is None and ensemble.family.text:
+        raise ValueError("give the prompts that the members' own pictures should be drawn for, best those of the targets to come")
+    grams = []
+    for k in members:
+        tell = progress and (lambda done, total, message, k=k: progress(1000 * k + 1000 * done // total, 1000 * len(members), message))
+        if images_by_member is None:
+            images, said = _own_pictures(ensemble, k, prompts or [""], samples, seed, stop)
+        else:
+            images, said = images_by_member[k]
+        gram = fit_gram(ensemble, images, said, levels=levels, draws=draws, seed=seed + k, progress=tell, stop=stop)
+        if len(gram) < len(images):
+            raise RuntimeError(f"stopped before the images of {ensemble.names[k]} were measured: nothing was calibrated")
+        grams.append(gram)
+    return Calibration.from_grams(grams, ensemble.names)
+
+
+def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: int, stop) -> tuple[list, list[str]]:
+    """`samples` pictures of member k alone, for the prompts in turn. Seeds differ between members."""
+    from fusion.methods.drawing import draw  # the methods stand on calibrated features: imported when called, or the two would circle
+    from fusion.methods.plan import SamplingPlan
+
+    said = [prompts[i % len(prompts)] for i in range(samples)]
+    plan = SamplingPlan(said, [seed + samples * k + i for i in range(samples)], stop=stop)
+    images = [sample.image for sample in draw(ensemble.subset([k]), plan, np.ones(1), method="calibration")]
+    if len(images) < samples:
+        raise RuntimeError(f"stopped while {ensemble.names[k]} was drawing: nothing was calibrated")
+    return images, said
 
 
 class CalibratedProportions:
@@ -231,7 +276,7 @@ class CalibratedProportions:
         """The calibration cut to the gram's members. Raises ValueError where the two were not measured alike."""
         cal = self.calibration
         if not (np.allclose(gram.strata, cal.strata, atol=1e-4) and gram.draws == cal.draws):
-            raise ValueError("the target was measured at other noise levels or with other draws than the calibration: use the same settings")
+            raise ValueError("target and calibration were measured at other noise levels or with other draws: use the same settings")
         return cal if cal.names == gram.names else cal.select(gram.names)
 
     def _p_value(self, cal: Calibration, phi: np.ndarray, pi: np.ndarray) -> float:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -92,7 +92,8 @@ class ResidualGram:
 
     def save(self, path: str | Path) -> None:
         """One safetensors file: the arrays, and everything else as JSON in its metadata."""
-        arrays = {n: np.ascontiguousarray(getattr(self, n)) for n in ("plain", "smooth", "levels", "strata") if getattr(self, n) is not None}
+        arrays = {n: getattr(self, n) for n in ("plain", "smooth", "levels", "strata")}
+        arrays = {n: np.ascontiguousarray(x) for n, x in arrays.items() if x is not None}
         arrays |= {f"level_weights.{n}": np.ascontiguousarray(w) for n, w in self.level_weights.items()}
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name in ("names", "prompts", "evaluations", "dimensions", "draws")}
         save_file(arrays, str(path), metadata={"residual_gram": json.dumps(rest)})
@@ -127,8 +128,8 @@ class _SmoothRows:
         """`image`, `stratum`, `a`, `s` (B,); `x_t` (B, D); `noise` (K, B, D) predicted; all float64."""
         group = self.groups[image]
         self.counts.index_put_((group, stratum), torch.ones_like(a), accumulate=True)
-        for g, l in {(int(g), int(l)) for g, l in zip(group, stratum)}:
-            b, m = (group == g) & (stratum == l), (self.groups == g).nonzero()[:, 0]
+        for g, at in {(int(g), int(at)) for g, at in zip(group, stratum)}:
+            b, m = (group == g) & (stratum == at), (self.groups == g).nonzero()[:, 0]
             eps, x, ref, a_b, s_b = noise[:, b], x_t[b], self.x0[m], a[b, None], s[b, None]
             own = torch.einsum("ibd,jbd->bij", eps, eps)
             cross = ((eps * x).sum(-1, keepdim=True) - a_b * (eps @ ref.T)) / s_b  # (K, b, M): <eps_i, eps_m>
@@ -136,7 +137,7 @@ class _SmoothRows:
             p = torch.softmax(-size / 2, dim=-1)  # (b, M)
             mixed = torch.einsum("bm,ibm->mi", p, cross)
             total = torch.einsum("bm,bij->mij", p, own) - mixed[:, :, None] - mixed[:, None, :] + (p * size).sum(0)[:, None, None]
-            self.sums[m, l] += total / x.shape[1]
+            self.sums[m, at] += total / x.shape[1]
 
     def finish(self, done: int) -> torch.Tensor:
         """Rows of the first `done` images; what a stopped run attributed to unfinished ones is shared out, so no draw is lost."""

@@ -19,7 +19,7 @@ _SINGULAR = 1e-13  # pivot of a matrix with unit diagonal below which a support 
 def solve_simplex(R: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
     """Minimiser `(..., K)` of `w' R w - 2 c' w` over the simplex; `R` (..., K, K) positive semi-definite, `c` (..., K) or None.
 
-    Where several weights are equally good (members that are copies), one of them with the fewest members. Raises ValueError when not finite.
+    Where several weights are equally good (members that are copies), one of them with the fewest members. ValueError when not finite.
     """
     R = np.asarray(R, dtype=np.float64)
     c = np.zeros(R.shape[:-1]) if c is None else np.broadcast_to(np.asarray(c, dtype=np.float64), R.shape[:-1])
@@ -75,7 +75,7 @@ def _solve_positive(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarra
         v[:, j] = (v[:, j] - (L[:, j, :j] * v[:, :j]).sum(-1)) / L[:, j, j]
     for j in reversed(range(size)):
         v[:, j] = (v[:, j] - (L[:, j + 1 :, j] * v[:, j + 1 :]).sum(-1)) / L[:, j, j]
-    return v / scale, safe
+    return np.where(safe[:, None], v / np.where(safe[:, None], scale, 1.0), 0.0), safe
 
 
 def solve_blocks(Q: np.ndarray, c: np.ndarray, blocks: int, *, finish: bool = True) -> np.ndarray:
@@ -123,14 +123,28 @@ def _interior(H: np.ndarray, g: np.ndarray, sums: np.ndarray, steps: int = 60) -
 
 
 def _finish(H: np.ndarray, g: np.ndarray, w: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Exact weights on the support that the interior point found; its own answer, cleaned, where that support is degenerate."""
-    clean = np.where(w > 1e-7, w, 0.0)
-    clean = clean / (sums.T @ (sums @ clean))
-    free = clean > 0
-    E = sums[:, free]
-    system = np.block([[H[np.ix_(free, free)], E.T], [E, np.zeros((len(E), len(E)))]])
-    answer = np.zeros_like(w)
-    answer[free] = np.linalg.lstsq(system, np.concatenate([g[free], np.ones(len(E))]), rcond=None)[0][: free.sum()]
-    value = lambda v: v @ H @ v / 2 - g @ v  # noqa: E731
-    good = (answer >= 0).all() and np.allclose(sums @ answer, 1, atol=1e-12) and value(answer) <= value(clean) + 1e-15
-    return answer if good else clean
+    """Primal active-set steps from the interior point's answer: exact on its support, and exact zeros (Nocedal & Wright, alg. 16.3)."""
+    w = np.where(w > 1e-7, w, 0.0)
+    w = w / (sums.T @ (sums @ w))
+    free = w > 0
+    for _ in range(4 * len(w)):
+        E = sums[:, free]
+        system = np.block([[H[np.ix_(free, free)], E.T], [E, np.zeros((len(E), len(E)))]])
+        slope = H @ w - g
+        step = np.zeros_like(w)
+        step[free] = np.linalg.lstsq(system, np.concatenate([-slope[free], np.zeros(len(E))]), rcond=None)[0][: free.sum()]
+        blocking = free & (step < 0) & (w + step <= 0)
+        if blocking.any():  # as far as the first weight that reaches zero, which then leaves
+            reach = np.where(blocking, w / np.where(blocking, -step, 1.0), np.inf)
+            w = w + reach.min() * step
+            w[reach.argmin()], free[reach.argmin()] = 0.0, False
+            w = np.maximum(w, 0)
+            continue
+        w = w + step
+        slope = H @ w - g
+        price = np.array([slope[(one > 0) & free].mean() for one in sums]) @ sums  # the common slope of a block's free weights
+        gain = np.where(free, 0.0, price - slope)
+        if gain.max() <= 1e-14:
+            break
+        free[gain.argmax()] = True
+    return w / (sums.T @ (sums @ w))

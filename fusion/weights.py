@@ -73,8 +73,8 @@ def quadratic(w: np.ndarray, R: np.ndarray) -> np.ndarray:  # (...,)
 class SimplexWeights:
     """The published fit, solved exactly: `argmin w' R w` on the simplex.
 
-    `weighting` of the levels: `simple` (both papers' loss) or `likelihood`. `smooth`: use the Rao-Blackwell rows. `bootstrap` resamples of the
-    images give a percentile interval of width `level`. After `fit(gram)`:
+    `weighting` of the levels: `simple` (both papers' loss) or `likelihood`. `smooth`: use the Rao-Blackwell rows. `bootstrap`
+    resamples of the images give a percentile interval of width `level`. After `fit(gram)`:
     `weights_` (K,), `interval_` (K, 2), `loss_` (mean squared error of the fused noise prediction), `best_single_` (index),
     `gain_uniform_` and `gain_single_` (leave-one-out `Gain`, None for one image), `determined_`, `verdict_`.
     """
@@ -120,14 +120,16 @@ class SimplexWeights:
             few = "One image does" if count == 1 else f"{count} images do"
             reason = f"{few} not determine the weights: give at least 4, better 12."
         elif apart.min() < 1e-6 * np.diag(mean).mean():
-            reason = f"{self.names_[twins[0]]} and {self.names_[twins[1]]} predict the same, so only the sum of their weights means anything."
+            one, two = (self.names_[i] for i in twins)
+            reason = f"{one} and {two} predict the same, so only the sum of their weights means anything."
         elif width[widest] > 0.5:
             low, high = self.interval_[widest]
-            reason = f"These {count} images do not determine the weights: {self.names_[widest]} could have anything from {low:.0%} to {high:.0%}."
+            member = self.names_[widest]
+            reason = f"These {count} images do not determine the weights: {member} could have anything from {low:.0%} to {high:.0%}."
         else:
             reason = ""
         self.determined_ = not reason
-        self.verdict_ = reason or f"These {count} images determine the weights to within {width[widest] / 2:.0%}; the loss says nothing more."
+        self.verdict_ = reason or f"These {count} images determine the weights of least loss to within {width[widest] / 2:.0%}."
 
     def as_weights(self) -> Weights:
         return Weights(self.weights_, self.interval_, self.names_, f"least denoising loss, {self.weighting} level weights")
@@ -169,8 +171,8 @@ class LevelWeights:
         chain = np.diff(np.eye(levels), axis=0)
         coupling = np.kron(chain.T @ chain, np.eye(members))
         Q = np.zeros((*R.shape[:-3], levels, members, levels, members))
-        for l in range(levels):
-            Q[..., l, :, l, :] = R[..., l, :, :]
+        for at in range(levels):
+            Q[..., at, :, at, :] = R[..., at, :, :]
         size = levels * members
         Q = Q.reshape(*R.shape[:-3], size, size) + np.asarray(rho)[..., None, None] * coupling
         return solve_blocks(Q, np.zeros(size), levels, finish=finish).reshape(*R.shape[:-1])
