@@ -5,6 +5,7 @@ The cache of loaded ensembles is the only thing that visitors share; it is locke
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -92,7 +93,12 @@ def calibrate(chosen, result, *, job, samples: int = 96):
 
 
 def refit(gram_path: Path, chosen):
-    """The fit of a stored statistic: milliseconds, no network runs. None if it does not hold all the chosen models."""
+    """The fit of a stored statistic: no network runs. None if it does not hold all the chosen models. Frozen, so visitors may share it."""
+    return _refit(gram_path, gram_path.stat().st_mtime_ns, tuple(chosen))
+
+
+@functools.lru_cache(maxsize=32)
+def _refit(gram_path: Path, _changed: int, chosen: tuple):
     from fusion.fitting import fit_all
     from fusion.objective import ResidualGram
 
@@ -100,8 +106,8 @@ def refit(gram_path: Path, chosen):
     names = [c.title for c in chosen]
     if not names or not set(names) <= set(gram.names):
         return None
-    smaller = gram.select(members=[gram.names.index(n) for n in names])
-    return fit_all(smaller, shipped_calibration(chosen, smaller))
+    gram = gram.select(members=[gram.names.index(n) for n in names])
+    return fit_all(gram, shipped_calibration(chosen, gram))
 
 
 def subset(result, chosen):

@@ -87,8 +87,8 @@ def _answer(session, data: dict) -> str:
         f"</a></div></div>"
         f'<div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">{say("hero.target", count=data["images"])}</p>'
         f'<div class="strip" aria-hidden="true">{strip}</div></div>'
-        f'<div><p class="eyebrow" style="margin-bottom:8px">{say("hero.row", seeds=", ".join(map(str, data["seeds"])))}'
-        f"</p>{_rows(session, data)}</div></div></div>"
+        f'<div><div class="hero-head"><p class="eyebrow">{say("hero.row", seeds=", ".join(map(str, data["seeds"])))}'
+        f'</p><p class="eyebrow">{say("hero.distance")}</p></div>{_rows(session, data)}</div></div></div>'
     )
 
 
@@ -135,7 +135,7 @@ def _rows(session, data: dict) -> str:
         rows.append(
             f'<div class="hero-row {"best" if d is best else ""}"><div><strong>{escape(name)}</strong><br><small>{escape(detail)}'
             f'</small></div><div class="shots">{images}</div>'
-            f'<div class="dist"><span>{say("hero.distance", value=round(d["value"], 2))} <small>{d["low"]:.2f}–{d["high"]:.2f}'
+            f'<div class="dist"><span><b>{d["value"]:.2f}</b> <small>{d["low"]:.2f}–{d["high"]:.2f}'
             f"</small></span>"
             f'<span class="bar"><i style="width:{100 * d["value"] / top:.0f}%"></i><u style="left:{100 * d["floor"] / top:.0f}%">'
             f"</u></span></div></div>"
