@@ -76,15 +76,16 @@ def samples_table(targets: dict[str, dict]) -> str:
     text = f"""
 ## Samples
 
-{first["samples"]:,} samples a method, {first["steps"]} steps, bare prompts, attributes read by the probe. Total variation over the
-18 cells to the target's population (95 % interval over samples); the floor is what a perfect sampler measures. Fitted to the 12
-images in `assets/targets`. Gain: how much nearer than the nearest single member, chosen with the truth in hand.
+{first["steps"]} steps, bare prompts, attributes read by the probe. Total variation over the 18 cells to the target's population (95 %
+interval over samples); the floor is what a perfect sampler measures with as many samples. Fitted to the 12 images in `assets/targets`.
+Gain: how much nearer than the nearest single member, chosen with the truth in hand.
 """
     for target, entry in targets.items():
         fit, shares = entry["fit"], lambda values: ", ".join(f"{name} {value:.2f}" for name, value in zip(NAMES, values))
         floor = next(iter(entry["methods"].values()))["floor"]
         text += f"\n### {target}\n\nCalibrated proportions: {shares(fit['proportions'])} (p = {fit['p_value']:.2g}). Published weights: "
-        text += f"{shares(fit['published'])}. Matched weights: {shares(fit['matched'])}. Floor {floor:.3f}.\n"
+        text += f"{shares(fit['published'])}. Matched weights: {shares(fit['matched'])}. "
+        text += f"{entry['samples']:,} samples a method, floor {floor:.3f}.\n"
         text += f"\n| method | total variation | 95 % interval | gain over {entry['gain']['nearest_single']} |\n| --- | --- | --- | --- |\n"
         for row, value in sorted(entry["methods"].items(), key=lambda item: item[1]["total_variation"]):
             low, high = value["interval"]

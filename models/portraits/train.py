@@ -55,7 +55,7 @@ def train_member(work: Path, device: str, name: str, *, steps: int = 1400, batch
     return _finish(denoiser, work, name)
 
 
-def train_sketch(work: Path, device: str, *, steps: int = 600) -> Denoiser:
+def train_sketch(work: Path, device: str, *, steps: int = 400) -> Denoiser:
     """Undertrained on purpose: the base's recipe for the U-Net alone, from scratch, with a fraction of the steps."""
     denoiser, tokenizer = fresh_denoiser()
     base = load_file(work / "base.safetensors")
@@ -67,7 +67,7 @@ def train_sketch(work: Path, device: str, *, steps: int = 600) -> Denoiser:
     return _finish(denoiser, work, "sketch")
 
 
-def train_lora(work: Path, device: str, name: str, *, steps: int = 700, batch: int = 32) -> None:
+def train_lora(work: Path, device: str, name: str, *, steps: int = 500, batch: int = 32) -> None:
     """The member once more, as a LoRA on the frozen base (rank 16); writes the adapter's own weights."""
     from peft import LoraConfig
 
