@@ -79,8 +79,9 @@ class FusedDenoiser(Slot):
             if bool((weights[:, k] == 1).all()):  # alone: untouched, not multiplied
                 total = prediction
                 break
-            share = weights[:, k].to(x_t.device, torch.float32).view(-1, *[1] * (x_t.ndim - 1))
-            total = share * prediction.float() if total is None else total + share * prediction.float()
+            wide = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+            part = weights[:, k].to(wide).view(-1, *[1] * (wide.ndim - 1)) * wide
+            total = part if total is None else total + part
         total = total.to(prediction.dtype)
         return Transformer2DModelOutput(sample=total) if return_dict else (total,)
 

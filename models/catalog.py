@@ -23,7 +23,7 @@ __all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "cata
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOTS = "SCOREFUSION_MODELS"  # environment variable: further folders below which a typed path may lie, separated like PATH
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -202,12 +202,16 @@ def _hub_file(adapter: str) -> bool:
 
 def _allowed(typed: str) -> Path:
     """The existing path a user typed, if it lies below an allowed root once links are followed."""
-    path = local_path(os.path.expanduser(typed)).resolve()
+    try:
+        path = local_path(os.path.expanduser(typed)).resolve()
+        exists = path.exists()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"'{typed[:80]}' is not a path ({error}): type a hub id (owner/name) or an existing folder") from error
     roots = [REPOSITORY, *(Path(root).expanduser() for root in os.environ.get(ROOTS, "").split(os.pathsep) if root)]
     if not any(path.is_relative_to(root.resolve()) for root in roots):
         raise ModelError(f"'{typed}' is neither a hub id (owner/name) nor below an allowed folder: "
                          f"put it below the repository, or start with {ROOTS}=<folder>")  # fmt: skip
-    if not path.exists():
+    if not exists:
         raise ModelError(f"'{typed}' does not exist: type a hub id (owner/name) or an existing folder")
     return path
 

@@ -91,6 +91,8 @@ def same_tensors(first: Path, second: Path, keep: tuple[str, ...], name: str, to
     """Whether two weight folders hold the same tensors under the prefixes `keep`, up to half precision's rounding. Reads one at a time."""
     places = [{key: path for path in weight_files(folder, ".safetensors") for key in header(path, name)} for folder in (first, second)]
     wanted = [{key for key in place if key.startswith(keep)} for place in places]
+    if not all(wanted):
+        raise ModelError(f"'{name}': the weights of {(first, second)[bool(wanted[0])].name}/ are missing: download the model again")
     if wanted[0] != wanted[1]:
         return False
     for key in sorted(wanted[0]):

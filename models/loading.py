@@ -14,7 +14,7 @@ from torch import nn
 
 from . import sources
 from .adapters import add_adapter, copies_fit
-from .catalog import ModelCard
+from .catalog import ModelCard, local_path
 from .ensemble import Ensemble, Member, Switch
 from .errors import ModelError
 from .families import check_size, pixel_size
@@ -97,7 +97,8 @@ def _complete(model: Description) -> Description:
     verify_hashes(model.folder, {path: value for path, value in hashes.items() if not path.startswith(ADAPTER)}, model.name)
     if model.adapter is not None:
         mine = {path.removeprefix(ADAPTER): value for path, value in hashes.items() if path.startswith(ADAPTER)}
-        verify_hashes(model.adapter.parent if mine and len(mine) > 1 else model.adapter, mine, model.name)
+        named = local_path(model.card.adapter)
+        verify_hashes(named if named.exists() else model.adapter.parent, mine, model.name)
     return model
 
 

@@ -18,6 +18,7 @@ SMALL = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "vae/diffusion_
 @contextmanager
 def _explained(source: str, revision: str | None) -> Iterator[None]:
     """Turn the hub client's errors into ours."""
+    import httpx
     from huggingface_hub import errors
 
     try:
@@ -28,7 +29,7 @@ def _explained(source: str, revision: str | None) -> Iterator[None]:
         raise ModelError(f"there is no public model '{source}' on the hub: check the spelling (owner/name)") from error
     except errors.RevisionNotFoundError as error:
         raise ModelError(f"'{source}' has no commit {revision}: take one from its history on the hub") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         raise ModelError(f"'{source}' cannot be fetched ({type(error).__name__}): check the connection, or use a local folder") from error
 
 

@@ -101,6 +101,9 @@ def test_folder_below_an_allowed_root(tiny_cards, monkeypatch, tmp_path):
         card_for(str(folder), family="sd")
     with pytest.raises(ModelError, match="does not exist"):
         card_for(str(folder.parent / "nowhere"))
+    for nonsense in ("a\0b", "/" + "x" * 5000, "x" * 5000 + "/y"):
+        with pytest.raises(ModelError, match="is not a path|nor below"):
+            card_for(nonsense)
     with pytest.raises(ModelError, match="neither a hub id"):
         card_for(f"{folder}/../../../../../../../../etc")
 
