@@ -45,7 +45,7 @@ def plain_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]], summary: str) -> str:
     """The numbers behind a chart, folded away."""
-    return f"<details><summary>{escape(summary)}</summary>{plain_table(heads, rows)}</details>"
+    return f'<details data-key="table"><summary>{escape(summary)}</summary>{plain_table(heads, rows)}</details>'
 
 
 def shares(names: Sequence[str], values, interval=None, *, title: str = "") -> str:

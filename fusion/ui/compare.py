@@ -142,7 +142,7 @@ def _wipe(session) -> str:
         return ""
     text = say("compare.wipe_help", left=session.tell(f"method.{left.method}"), right=session.tell(f"method.{right.method}"), seed=key[1])
     return (
-        f'<details><summary>{say("compare.wipe")}</summary><div class="row" style="align-items:end"><div><div class="wipe">'
+        f'<details data-key="wipe"><summary>{say("compare.wipe")}</summary><div class="row" style="align-items:end"><div><div class="wipe">'
         f'<img alt="{say(f"method.{left.method}")}" src="{state.link(left.shots[key].path)}">'
         f'<img class="over" alt="{say(f"method.{right.method}")}" src="{state.link(right.shots[key].path)}"><span class="line">'
         f"</span></div>"

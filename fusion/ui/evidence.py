@@ -150,15 +150,22 @@ def _measured(session) -> str:
     return f"<h3>{session.say('evidence.measured')}</h3>" + charts.plain_table(heads, rows)
 
 
+def _audited(session, groups: list[tuple[str, list[str]]]) -> list[dict]:
+    """The probe's reading of these files; kept, since every event draws the page anew."""
+    if session.audit is None or session.audit[0] != groups:
+        session.audit = (groups, engine.audit([(name, engine.open_images(paths)) for name, paths in groups]))
+    return session.audit[1]
+
+
 def _population(session) -> str:
     """Counts of what the probe reads: target, and every column of the grid. Portraits only: elsewhere there is no probe."""
     if not all(c.id.startswith("portraits/") for c in models_section.chosen(session)) or not engine.has_probe():
         return f'<p class="soft">{session.say("evidence.no_probe")}</p>'
-    groups = [(session.tell("evidence.target"), [p.image for p in session.pictures])]
-    groups += [
-        (session.tell(f"method.{c.method}"), engine.open_images([s.path for s in c.shots.values()])) for c in session.columns if c.shots
-    ]
-    audit = engine.audit([(name, images) for name, images in groups if images])
+    groups = [("evidence.target", [p.path for p in session.pictures])]
+    groups += [(f"method.{c.method}", [s.path for s in c.shots.values()]) for c in session.columns if c.shots]
+    if not session.pictures:
+        return f'<p class="soft">{session.say("fit.need_images")}</p>'
+    audit = [{**found, "name": session.tell(found["name"])} for found in _audited(session, groups)]
     plates = "".join(
         f"<figure><h3>{escape(a['name'])} <small>{session.say('evidence.count', count=a['count'])}</small></h3>"
         + charts.heatmap(

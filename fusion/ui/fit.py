@@ -42,7 +42,7 @@ def _settings(session) -> str:
     options = "".join(f'<option value="{n}" {"selected" if n == session.level_count else ""}>{n}</option>' for n in (8, 16, 32))
     draws = "".join(f'<option value="{n}" {"selected" if n == session.draws else ""}>{n}</option>' for n in (1, 2, 4, 8))
     return (
-        f'<details><summary>{say("fit.settings")}</summary><div class="row"><label class="field">{say("fit.levels")}'
+        f'<details data-key="settings"><summary>{say("fit.settings")}</summary><div class="row"><label class="field">{say("fit.levels")}'
         f'<select data-do="levels">{options}</select></label>'
         f'<label class="field">{say("fit.draws")}<select data-do="draws">{draws}</select></label></div></details>'
     )

@@ -30,9 +30,8 @@ def render(session) -> str:
     else:
         here = [c for c in cards.values() if not c.is_hub or c.id in session.selected]
         away = [c for c in cards.values() if c.is_hub and c.id not in session.selected]
-        body = _cards(session, here) + (
-            f"<details><summary>{session.say('models.away', count=len(away))}</summary>{_cards(session, away)}</details>" if away else ""
-        )
+        more = f"<summary>{session.say('models.away', count=len(away))}</summary>{_cards(session, away)}"
+        body = _cards(session, here) + (f'<details data-key="away">{more}</details>' if away else "")
     return section(session, 1, "models", body + notes(session, "models") + _add(session))
 
 
@@ -92,7 +91,7 @@ def _compatibility(session, card) -> list[str]:
 def _add(session) -> str:
     say = session.say
     return (
-        f'<details><summary>{say("models.add")}</summary><div class="row">'
+        f'<details data-key="add"><summary>{say("models.add")}</summary><div class="row">'
         f'<label class="field" style="flex:1;min-width:220px">{say("models.add_help")}'
         f'<input type="text" id="add-model" data-enter="#add-button" placeholder="stable-diffusion-v1-5/stable-diffusion-v1-5" '
         f'autocomplete="off" spellcheck="false"></label>'

@@ -28,6 +28,15 @@ element.addEventListener('change', (e) => {
   const node = e.target.closest('[data-do]');
   if (node && node.matches('select, input, textarea')) send(node, { value: node.type === 'checkbox' ? node.checked : node.value });
 });
+// What a visitor has folded open stays open when the HTML around it is renewed.
+const folded = new Map();
+element.addEventListener('click', (e) => {
+  const fold = e.target.closest('summary')?.parentElement;
+  if (fold) setTimeout(() => folded.set(fold.dataset.key, fold.open), 0);
+});
+watch('value', () => element.querySelectorAll('details[data-key]').forEach((fold) => {
+  if (folded.has(fold.dataset.key)) fold.open = folded.get(fold.dataset.key);
+}));
 element.addEventListener('input', (e) => {
   if (e.target.matches('[data-cut]')) element.querySelector('.wipe').style.setProperty('--cut', e.target.value + '%');
 });

@@ -96,6 +96,7 @@ class Session:
     sweep: list[Shot] = field(default_factory=list)
     sweep_key: str = ""
     vote: dict = field(default_factory=dict)
+    audit: tuple | None = None  # (files, what the probe read off them)
     tab: str = "level"
     level_count: int = 16
     draws: int = 1

@@ -24,8 +24,9 @@ def render(session, busy: bool) -> str:
             )
             + "</div>"
         )
+    fold = f'<details data-key="sweep" {"open" if session.sweep else ""}><summary>{say("sweep.title")}</summary>'
     return (
-        f'<details {"open" if session.sweep else ""}><summary>{say("sweep.title")}</summary><div class="stack"><p class="soft">{text}'
+        f'{fold}<div class="stack"><p class="soft">{text}'
         f'</p><p><button class="btn" type="button" data-do="sweep" '
         f'data-event="sweep" {"disabled" if busy else ""}>{say("sweep.button")}</button></p>{shots}</div></details>'
     )

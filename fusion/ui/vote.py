@@ -30,7 +30,8 @@ def render(session) -> str:
         body += charts.table(
             [session.tell("word.method"), session.tell("vote.won"), session.tell("vote.lost")], rows, session.tell("vote.tally")
         )
-    return f'<details {"open" if pair or tally else ""}><summary>{say("vote.title")}</summary><div class="stack">{body}</div></details>'
+    fold = f'<details data-key="vote" {"open" if pair or tally else ""}><summary>{say("vote.title")}</summary>'
+    return f'{fold}<div class="stack">{body}</div></details>'
 
 
 def following(session, data: dict) -> None:

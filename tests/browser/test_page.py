@@ -21,6 +21,10 @@ def fit(tab) -> None:
     tab.wait_for_selector("#answer")
 
 
+def unfold(tab, key: str) -> None:
+    tab.locator(f"details[data-key={key}] > summary").click()
+
+
 def drag(tab, row: int, value: float) -> None:
     """Move a slider as a hand would: press, move in steps, release."""
     box = tab.locator(".mx-slider").nth(row).bounding_box()
@@ -105,7 +109,10 @@ def test_stop_keeps_what_was_finished_and_the_page_usable(open_page, tmp_path):
     tab = open_page()
     tab.set_input_files("#drop input[type=file]", [str(tmp_path / f"{n}.png") for n in range(40)])
     tab.wait_for_function("document.querySelectorAll('.thumbs img').length === 40")
+    unfold(tab, "settings")
     tab.select_option("[data-do=draws]", "8")
+    tab.wait_for_selector("text=40,960 network")
+    assert tab.locator("[data-do=draws]").is_visible()  # still unfolded after the panel was renewed
     tab.click("#fit-button")
     tab.click("[data-do=stop]")
     tab.wait_for_selector("[data-place=fit]")
@@ -122,9 +129,7 @@ def test_bad_upload_is_said_beside_the_pictures(open_page, tmp_path):
     note = tab.wait_for_selector("[data-place=target]").inner_text()
     assert "notes.png: This is a text file" in note and "drawing.svg: This is an SVG" in note
     assert tab.locator(".thumbs img").count() == 1 and tab.locator("#fit-button").is_enabled()
-    tab.fill("#add-model", "no such/model here") if tab.locator("#add-model").is_visible() else tab.locator(
-        "summary", has_text="Add a model"
-    ).click()
+    unfold(tab, "add")
     tab.fill("#add-model", "/etc")
     tab.click("#add-button")
     assert len(tab.wait_for_selector("[data-place=models]").inner_text()) > 20
@@ -223,6 +228,7 @@ def test_report(open_page, tmp_path):
 
 def test_two_visitors_and_a_reload_in_mid_fit(open_page):
     one, two = open_page(), open_page()
+    unfold(two, "settings")
     two.select_option("[data-do=draws]", "8")
     two.click("#fit-button")
     one.locator(".model").nth(2).click()
