@@ -33,7 +33,7 @@ MIXTURES = {
     "harbor + summit": (0.5, 0.5, 0, 0), "harbor + meadow": (0.7, 0, 0.3, 0), "summit + delta": (0, 0.3, 0, 0.7),
     "valley": (0.61, 0.27, 0.12, 0), "three": (0, 0.34, 0.33, 0.33), "uniform": (0.25, 0.25, 0.25, 0.25),
 }  # fmt: skip
-CALIBRATION, POOL, CHUNK, IMAGES, DRAWS = 192, 144, 48, 12, 24
+CALIBRATION, POOL, CHUNK, IMAGES, DRAWS = 192, 96, 48, 12, 24
 
 
 def portraits_ensemble(device: str = "auto"):
