@@ -68,9 +68,9 @@ def lines(
     names: Sequence[str], xs: Sequence[float], series, *, x_title: str, y_title: str, label: str, emphasis: Sequence[str] = ()
 ) -> str:
     """Curves over noise levels, `series (K, L)`; a colour, a dash and a marker each."""
-    width, height, left, bottom, top = 720, 300, 58, 46, 14
+    width, height, left, bottom, top = 720, 310, 58, 46, 34
     low, high = min(min(s) for s in series), max(max(s) for s in series)
-    low, high = min(low, 0.0), high * 1.05 or 1.0
+    low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
     x0, x1 = min(xs), max(xs)
     px = [left + (x - x0) / ((x1 - x0) or 1) * (width - left - 20) for x in xs]
 
@@ -82,7 +82,7 @@ def lines(
         v = low + (high - low) * step / 4
         parts.append(
             f'<path class="axis" d="M{left} {py(v):.1f}H{width - 20}"/>'
-            f'<text x="{left - 8}" y="{py(v) + 4:.1f}" text-anchor="end">{v:.2g}</text>'
+            f'<text x="{left - 8}" y="{py(v) + 4:.1f}" text-anchor="end">{v:.3g}</text>'
         )
     for step in range(0, len(xs), max(1, len(xs) // 6)):
         parts.append(f'<text x="{px[step]:.1f}" y="{height - 26}" text-anchor="middle">{xs[step]:.1f}</text>')

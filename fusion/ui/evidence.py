@@ -46,11 +46,12 @@ def _level(session) -> str:
     weights = np.asarray(session.fit.published.weights_)
     names = [*gram.names, tell("evidence.fused")]
     series = [per_level[:, k, k] for k in range(len(gram.names))] + [np.einsum("i,lij,j->l", weights, per_level, weights)]
+    mean = np.einsum("lkk->l", per_level) / len(gram.names)  # errors fall a thousandfold along the levels: only ratios can be seen
     centres = 0.5 * (np.asarray(gram.strata)[1:] + np.asarray(gram.strata)[:-1])
     chart = charts.lines(
         names,
         centres.tolist(),
-        [s.tolist() for s in series],
+        [(s / mean).tolist() for s in series],
         x_title=tell("evidence.level_x"),
         y_title=tell("evidence.level_y"),
         label=tell("evidence.level"),

@@ -65,5 +65,6 @@ class Job:
                 yield
                 self._thread.join(every)
         finally:
-            self.stop()
-            self._thread.join(30)
+            if self._thread.is_alive():
+                self.stop()
+                self._thread.join(30)

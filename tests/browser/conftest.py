@@ -109,6 +109,7 @@ def open_page(browser, address):
     def opened(width: int = 1440, query: str = "", height: int = 900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **{"locale": "en-US", **options})
         contexts.append(context)
+        context.said = said
         tab = strict(context, said)
         tab.goto(address + query, wait_until="domcontentloaded")
         tab.wait_for_function("window.scoreFusionReady === true")

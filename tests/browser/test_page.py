@@ -111,7 +111,7 @@ def test_stop_keeps_what_was_finished_and_the_page_usable(open_page, tmp_path):
     tab.wait_for_function("document.querySelectorAll('.thumbs img').length === 40")
     unfold(tab, "settings")
     tab.select_option("[data-do=draws]", "8")
-    tab.wait_for_selector("text=40,960 network")
+    tab.wait_for_selector("text=30,720 network")
     assert tab.locator("[data-do=draws]").is_visible()  # still unfolded after the panel was renewed
     tab.click("#fit-button")
     tab.click("[data-do=stop]")
@@ -204,6 +204,7 @@ def test_compare_labels_recipes_and_older_settings(open_page, tmp_path):
     (tmp_path / "shot.png").write_bytes(response.value.body())
     recipe = Recipe.from_png(tmp_path / "shot.png")
     assert recipe.steps == 2 and set(recipe.seeds) == {5, 6}
+    assert tab.locator("[data-place=compare]").count() == 0  # nothing went wrong and nothing was stopped
     tab.fill("[data-name=steps]", "3")
     tab.press("[data-name=steps]", "Tab")
     tab.wait_for_selector("#grid .badge.old")
@@ -236,6 +237,7 @@ def test_two_visitors_and_a_reload_in_mid_fit(open_page):
     two.reload(wait_until="domcontentloaded")
     two.wait_for_function("window.scoreFusionReady === true")
     assert two.locator(".model[aria-checked=true]").count() == 3
+    two.context.said[:] = [s for s in two.context.said if "AbortError" not in s]  # Gradio's client says so when a page leaves in mid-stream
     fit(one)
     fit(two)
     assert one.locator("#answer .card").first.locator("li").count() == 2 and two.locator("#answer .card").first.locator("li").count() == 3

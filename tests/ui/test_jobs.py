@@ -20,6 +20,7 @@ def test_progress_and_result():
     job = Job("fit", lambda j: [j.report(1, 2, "half"), "done"][1])
     list(job.ticks(0.01))
     assert (job.result, job.error, job.done, job.total, job.message) == ("done", None, 1, 2, "half")
+    assert not job.stopped()  # it came to its end by itself
 
 
 def test_stop_ends_within_a_step_and_keeps_what_was_done():

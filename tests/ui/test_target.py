@@ -28,7 +28,15 @@ def session(tmp_path, monkeypatch):
 def png_header(width: int, height: int) -> bytes:
     """A PNG of that size without its pixels: they must not be looked for."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 10) + b"IDAT" + bytes(10)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+        + struct.pack(">I", 10)
+        + b"IDAT"
+        + bytes(10)
+    )
 
 
 def bad_files(folder):
