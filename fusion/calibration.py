@@ -275,7 +275,8 @@ class CalibratedProportions:
     def _fitting(self, gram: ResidualGram) -> Calibration:
         """The calibration cut to the gram's members. Raises ValueError where the two were not measured alike."""
         cal = self.calibration
-        if not (np.allclose(gram.strata, cal.strata, atol=1e-4) and gram.draws == cal.draws):
+        same = gram.strata.shape == cal.strata.shape and np.allclose(gram.strata, cal.strata, atol=1e-4)
+        if not (same and gram.draws == cal.draws):
             raise ValueError("target and calibration were measured at other noise levels or with other draws: use the same settings")
         return cal if cal.names == gram.names else cal.select(gram.names)
 

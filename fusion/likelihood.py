@@ -90,6 +90,8 @@ def ledoit_wolf(X: np.ndarray) -> np.ndarray:
     """Shrunk covariance `(F, F)` of centred rows `(M, F)` towards a multiple of the identity (Ledoit & Wolf 2004, section 3.2)."""
     count, size = X.shape
     S = X.T @ X / count
+    if size == 0:  # a single member has nothing to compare
+        return S
     mean = np.trace(S) / size
     distance = ((S - mean * np.eye(size)) ** 2).sum()
     noise = (((X**2).sum(1) ** 2).sum() / count - (S**2).sum()) / count

@@ -95,6 +95,6 @@ def oracle(cells: np.ndarray, populations: np.ndarray) -> np.ndarray:
     """Maximum-likelihood proportions from the true cells, (K,), by a long EM."""
     likelihood = populations[:, cells]  # (K, N)
     shares = np.full(len(populations), 1 / len(populations))
-    for _ in range(5000):
+    for _ in range(1000):
         shares = shares * (likelihood / (shares @ likelihood)).mean(1)
     return shares / shares.sum()
