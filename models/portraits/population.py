@@ -96,10 +96,10 @@ def barycenter(weights: dict[str, float]) -> np.ndarray:
 
 
 def _outside() -> np.ndarray:
-    """Half a mixture of members, half a corner that every member makes rare: persons with the two darkest tones."""
+    """Three tenths a mixture of members, seven tenths a corner that every member makes rare: persons with the two darkest tones."""
     corner = np.zeros((3, 6))
     corner[2, 4:] = 0.5
-    return 0.5 * mixture({"harbor": 0.3, "summit": 0.3, "meadow": 0.4}) + 0.5 * corner
+    return 0.3 * mixture({"harbor": 0.3, "summit": 0.3, "meadow": 0.4}) + 0.7 * corner
 
 
 TARGET_POPULATIONS = {
