@@ -18,7 +18,7 @@ from safetensors import safe_open
 from . import autoencoder, card, probe
 from .population import BARE_PROMPTS, MEMBER_POPULATIONS, PROFESSIONS, sampling_floor, total_variation
 
-SAMPLES, STEPS = 2048, 10
+SAMPLES, STEPS = 2048, 20
 NAMES = ("base", "harbor", "summit", "meadow", "delta", "sketch", "harbor-lora", "summit-lora")
 
 
@@ -86,5 +86,6 @@ def main(assets: Path, work: Path, *, device: str = "cpu", count: int = SAMPLES,
         known = json.loads(file.read_text()) if file.is_file() else {}  # another process may measure other members meanwhile
         results = {key: (known | results)[key] for key in ("autoencoder_psnr_db", "probe", *NAMES) if key in known | results}
         file.write_text(json.dumps(results, indent=1) + "\n")
-    card.write(folder)
+    if all(name in results for name in NAMES):
+        card.write(folder)
     return results
