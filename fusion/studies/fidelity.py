@@ -1,11 +1,11 @@
 """Does the fit see the population, and do samples show it? Measured on the shipped portraits, whose populations are known.
 
     python -m fusion.studies.fidelity calibrate       # the shipped calibration, from 192 renderings of each member's population
-    python -m fusion.studies.fidelity proportions     # 12 images of known mixtures: error, coverage, warnings
+    python -m fusion.studies.fidelity proportions     # 12 and 48 images of known mixtures: error, coverage, warnings
     python -m fusion.studies.fidelity samples         # 2,048 samples per method and example target: distance to the target's population
     python -m fusion.studies.fidelity report          # both as assets/fidelity/README.md
 
-Every stage resumes from `--work`. The oracle reads the same 12 images' true attributes and fits the proportions by maximum likelihood.
+Every stage resumes from `--work`. The oracle reads the same images' true attributes and fits the proportions by maximum likelihood.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ MIXTURES = {
     "harbor + summit": (0.5, 0.5, 0, 0), "harbor + meadow": (0.7, 0, 0.3, 0), "summit + delta": (0, 0.3, 0, 0.7),
     "valley": (0.61, 0.27, 0.12, 0), "three": (0, 0.34, 0.33, 0.33), "uniform": (0.25, 0.25, 0.25, 0.25),
 }  # fmt: skip
-CALIBRATION, POOL, CHUNK, IMAGES, DRAWS = 192, 96, 48, 12, 24
+CALIBRATION, POOL, CHUNK, DRAWS = 192, 96, 48, 24
+SIZES = (12, 48)  # images in a target
 
 
 def portraits_ensemble(device: str = "auto"):
@@ -67,38 +68,42 @@ def pool(ensemble, name: str, population: np.ndarray, work: Path, seed: int, cou
 
 
 def proportions(assets: Path, work: Path) -> dict:
-    """Calibrated, plain and oracle proportions over `DRAWS` draws of 12 images from every mixture, and warnings inside and outside."""
+    """Calibrated, plain and oracle proportions over `DRAWS` draws of `SIZES` images from every mixture, and warnings inside and outside."""
     calibration = Calibration.load(assets / "calibration" / "portraits.safetensors")
     ensemble = portraits_ensemble()
     members = [pool(ensemble, name, MEMBER_POPULATIONS[name], work, 50_000 + 1000 * i) for i, name in enumerate(NAMES)]
-    outside = pool(ensemble, "island", TARGET_POPULATIONS["island"], work, 60_000)
-    rng, rows = np.random.default_rng(0), []
-    for label, truth in MIXTURES.items():
-        for _ in range(DRAWS):
-            owners = rng.choice(len(NAMES), size=IMAGES, p=truth)
-            parts, cells = [], []
-            for k in np.unique(owners):
-                chosen = rng.choice(POOL, size=int((owners == k).sum()), replace=False)
-                parts.append(members[k][0].select(images=chosen))
-                cells.append(members[k][1][chosen])
-            rows.append({"mixture": label, **_one_draw(calibration, ResidualGram.merge(*parts), np.concatenate(cells), np.array(truth))})
-    fired = [bool(_fit(calibration, outside[0].select(images=rng.choice(POOL, IMAGES, replace=False))).outside_) for _ in range(2 * DRAWS)]
-    result = {"images": IMAGES, "draws": DRAWS, "rows": rows, "outside_fired": fired}
+    outside, _ = pool(ensemble, "island", TARGET_POPULATIONS["island"], work, 60_000)
+    result = {"draws": DRAWS, "sizes": {}}
+    for images in SIZES:
+        rng = np.random.default_rng(images)
+        rows = [_one_draw(calibration, members, label, images, rng) for label in MIXTURES for _ in range(DRAWS)]
+        far = [outside.select(images=rng.choice(POOL, images, replace=False)) for _ in range(2 * DRAWS)]
+        result["sizes"][str(images)] = {"rows": rows, "outside_fired": [bool(_fit(calibration, gram).outside_) for gram in far]}
     (work / "proportions.json").write_text(json.dumps(result))
     return result
+
+
+def _target(members, truth: np.ndarray, images: int, rng: np.random.Generator) -> tuple[ResidualGram, np.ndarray]:
+    """Statistic and cells of `images` pool images, members chosen with shares `truth`."""
+    owners = rng.choice(len(truth), size=images, p=truth)
+    chosen = {k: rng.choice(POOL, size=int((owners == k).sum()), replace=False) for k in np.unique(owners)}
+    grams = [members[k][0].select(images=rows) for k, rows in chosen.items()]
+    return ResidualGram.merge(*grams), np.concatenate([members[k][1][rows] for k, rows in chosen.items()])
 
 
 def _fit(calibration: Calibration, gram: ResidualGram) -> CalibratedProportions:
     return CalibratedProportions(calibration).fit(gram)
 
 
-def _one_draw(calibration: Calibration, gram: ResidualGram, cells: np.ndarray, truth: np.ndarray) -> dict:
+def _one_draw(calibration: Calibration, members, mixture: str, images: int, rng: np.random.Generator) -> dict:
+    truth = np.array(MIXTURES[mixture], dtype=float)
+    gram, cells = _target(members, truth, images, rng)
     share, plain = _fit(calibration, gram), SimplexWeights(smooth=False, bootstrap=2).fit(gram)
     oracle = maximum_likelihood(TABLES[:, cells].T)
     covered = (share.interval_[:, 0] - 1e-9 <= truth) & (truth <= share.interval_[:, 1] + 1e-9)
-    return {"truth": truth.tolist(), "calibrated": share.proportions_.tolist(), "oracle": oracle.tolist(), "plain": plain.weights_.tolist(),
-            "covered": covered.tolist(), "width": float(np.diff(share.interval_).mean()), "p": float(share.p_value_),
-            "outside": bool(share.outside_)}  # fmt: skip
+    return {"mixture": mixture, "truth": truth.tolist(), "calibrated": share.proportions_.tolist(), "oracle": oracle.tolist(),
+            "plain": plain.weights_.tolist(), "covered": covered.tolist(), "width": float(np.diff(share.interval_).mean()),
+            "p": float(share.p_value_), "outside": bool(share.outside_)}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,8 +25,10 @@ def write(assets: Path, work: Path) -> None:
         raise FileNotFoundError(f"nothing measured yet in {work}: run the stages `proportions` and `samples` first")
     text, summary = INTRODUCTION, {}
     if "proportions" in found:
-        summary["proportions"], part = proportions_table(found["proportions"])
-        text += part
+        summary["proportions"] = {}
+        for images, result in found["proportions"]["sizes"].items():
+            summary["proportions"][images], part = proportions_table(result, int(images), found["proportions"]["draws"])
+            text += part
     samples = {part.removeprefix("samples-"): value for part, value in found.items() if part != "proportions"}
     if samples:
         summary["samples"] = samples
@@ -41,9 +43,9 @@ def _rmse(rows: list[dict], key: str) -> float:
     return float(np.sqrt(np.mean([(np.array(row[key]) - np.array(row["truth"])) ** 2 for row in rows])))
 
 
-def proportions_table(result: dict) -> tuple[dict, str]:
+def proportions_table(result: dict, images: int, draws: int) -> tuple[dict, str]:
     """Errors per mixture and overall, coverage, warnings: the figures and their Markdown."""
-    rows, images, draws = result["rows"], result["images"], result["draws"]
+    rows = result["rows"]
     labels = list(dict.fromkeys(row["mixture"] for row in rows))
     text = f"""
 ## Proportions from {images} images
