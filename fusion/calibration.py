@@ -26,13 +26,12 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from fusion.features import FOLDS, contrasts, cross_fitted_scores, discriminant, level_shapes, means_of, raw_features, score
 from fusion.likelihood import expansion, ledoit_wolf, logistic, profile_intervals, shares, softmax
 from fusion.objective import ResidualGram, fit_gram
 from fusion.simplex import solve_simplex
 from fusion.weights import Weights
 
-SHAPES = 5  # smooth functions of level that a feature is projected on: 16 strata are more than 192 images can weigh one by one
-FOLDS = 8
 REFITS = 64  # bootstrap refits of the calibration, for its own share of the uncertainty
 
 
@@ -105,16 +104,13 @@ class Calibration:
     @cached_property
     def scale(self) -> np.ndarray:
         """Within-member standard deviation of every raw feature, `(L, f)`."""
-        raw = _raw_features(self.products)
+        raw = raw_features(self.products)
         return np.sqrt(np.mean([raw[self.owner == k].var(0) for k in range(len(self.names))], axis=0)) + 1e-30
 
     def features(self, products: np.ndarray) -> np.ndarray:
         """`phi(x)` of images, `(N, F)`, from their plain products `(N, L, K, K)`: standardised, projected on smooth functions of level."""
-        raw = _raw_features(np.asarray(products, dtype=np.float64)) / self.scale
-        levels = raw.shape[1]
-        place = (np.arange(levels) + 0.5) / levels
-        shapes = np.cos(np.pi * np.arange(min(SHAPES, levels))[:, None] * place) / np.sqrt(levels)  # (q, L)
-        return np.einsum("nlf,ql->nqf", raw, shapes).reshape(len(raw), -1)
+        raw = raw_features(np.asarray(products, dtype=np.float64)) / self.scale
+        return np.einsum("nlf,ql->nqf", raw, level_shapes(raw.shape[1])).reshape(len(raw), -1)
 
     @cached_property
     def own_features(self) -> np.ndarray:  # (M, F)
@@ -122,7 +118,7 @@ class Calibration:
 
     @cached_property
     def means(self) -> np.ndarray:  # (K, F)
-        return _means(self.own_features, self.owner)
+        return means_of(self.own_features, self.owner)
 
     @cached_property
     def covariance(self) -> np.ndarray:
@@ -133,12 +129,8 @@ class Calibration:
 
     @cached_property
     def own_scores(self) -> np.ndarray:
-        """Discriminant scores of the calibration images, `(M, K)`, each from a discriminant that never saw the image (`FOLDS` folds)."""
-        phi, out = self.own_features, np.empty((len(self.owner), len(self.names)))
-        fold = np.concatenate([np.arange(n) % FOLDS for n in self.counts])
-        for f in range(FOLDS):
-            out[fold == f] = _score(phi[fold == f], *_discriminant(phi[fold != f], self.owner[fold != f]))
-        return out
+        """Discriminant scores of the calibration images, `(M, K)`, cross-fitted."""
+        return cross_fitted_scores(self.own_features, self.owner)
 
     @cached_property
     def theta(self) -> np.ndarray:
@@ -151,52 +143,25 @@ class Calibration:
 
     @cached_property
     def _score_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        contrasts = _contrasts(self.own_scores)
-        return contrasts.mean(0), contrasts.std(0) + 1e-30
+        own = contrasts(self.own_scores)
+        return own.mean(0), own.std(0) + 1e-30
 
     def _inputs(self, scores: np.ndarray) -> np.ndarray:
         """Constant and standardised contrasts of scores, `(N, K)`."""
         centre, spread = self._score_scale
-        return np.concatenate([np.ones((len(scores), 1)), (_contrasts(scores) - centre) / spread], axis=1)
+        return np.concatenate([np.ones((len(scores), 1)), (contrasts(scores) - centre) / spread], axis=1)
 
     def likelihoods(self, phi: np.ndarray) -> np.ndarray:
         """`f` (1 + REFITS, N, K): likelihood of each image under each member up to a factor per image; the first is the estimate."""
-        return softmax(self._inputs(_score(phi, *self._whole)) @ self.theta)
+        return softmax(self._inputs(score(phi, *self._whole)) @ self.theta)
 
     @cached_property
     def _whole(self) -> tuple[np.ndarray, np.ndarray]:
-        return _discriminant(self.own_features, self.owner)
+        return discriminant(self.own_features, self.owner)
 
     @cached_property
     def own_likelihoods(self) -> np.ndarray:  # (M, K), cross-fitted
         return softmax(self._inputs(self.own_scores) @ self.theta[0])
-
-
-def _raw_features(products: np.ndarray) -> np.ndarray:
-    """Per level, `(N, L, f)`: losses against the mean member (K - 1) and pairwise disagreements `||eps_i - eps_j||^2 / D`."""
-    loss = np.einsum("nlii->nli", products)
-    i, j = np.triu_indices(loss.shape[-1], 1)
-    apart = loss[..., i] + loss[..., j] - 2 * products[..., i, j]
-    return np.concatenate([(loss - loss.mean(-1, keepdims=True))[..., :-1], apart], axis=-1)
-
-
-def _means(phi: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    return np.stack([phi[owner == k].mean(0) for k in range(owner.max() + 1)])
-
-
-def _discriminant(phi: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Linear discriminants with a shrunk covariance: `(F, K)` and `(K,)`, whose scores are Gaussian log-likelihoods up to a constant."""
-    means = _means(phi, owner)
-    W = np.linalg.solve(ledoit_wolf(phi - means[owner]), means.T)
-    return W, -0.5 * np.einsum("kf,fk->k", means, W)
-
-
-def _score(phi: np.ndarray, W: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return phi @ W + b
-
-
-def _contrasts(scores: np.ndarray) -> np.ndarray:
-    return scores[:, :-1] - scores[:, -1:]
 
 
 def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, levels=16, draws=1, seed=0,
