@@ -29,6 +29,7 @@ from safetensors.numpy import save_file
 from fusion.features import FOLDS, contrasts, cross_fitted_scores, discriminant, level_shapes, means_of, raw_features, score
 from fusion.likelihood import expansion, ledoit_wolf, logistic, profile_intervals, shares, softmax
 from fusion.objective import ResidualGram, fit_gram
+from fusion.outside import MixtureTest
 from fusion.simplex import solve_simplex
 from fusion.weights import Weights
 
@@ -163,6 +164,11 @@ class Calibration:
     def own_likelihoods(self) -> np.ndarray:  # (M, K), cross-fitted
         return softmax(self._inputs(self.own_scores) @ self.theta[0])
 
+    @cached_property
+    def mixture_test(self) -> MixtureTest:
+        """The test that a mixture of the members explains a target."""
+        return MixtureTest(self.own_likelihoods, self.own_features, self.owner)
+
 
 def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, levels=16, draws=1, seed=0,
               progress=None, stop=None) -> Calibration:  # fmt: skip
@@ -209,7 +215,7 @@ class CalibratedProportions:
 
     After `fit(gram)`: `proportions_` (K,), `interval_` (K, 2): profile likelihood, widened by what refits of the calibration add;
     `moments_` (K,): the estimate from mean features, for comparison; `responsibilities_` (N, K);
-    `p_value_`, `outside_`: does what the best shares leave unexplained exceed what resampled calibration images leave?
+    `p_value_`, `outside_`: do the images differ from the members' own, mixed with these shares, by more than chance (`fusion.outside`)?
     `quadratic_` (K, K), `linear_` (K,), `constant_`: `x' Q x - 2 c' x + constant`, the loss of log-likelihood per image against the best
     shares (nats, second order), whose minimum on the simplex is `proportions_`; `verdict_`: one sentence.
     """
@@ -232,7 +238,7 @@ class CalibratedProportions:
         self.responsibilities_ = pi * f[0] / (f[0] @ pi)[:, None]
         self.quadratic_, self.linear_ = expansion(pi, f[0])
         self.constant_ = float(2 * self.linear_ @ pi - pi @ self.quadratic_ @ pi)
-        self.p_value_ = self._p_value(cal, phi, pi)
+        self.p_value_ = cal.mixture_test.p_value(f[0], phi, pi, self.bootstrap, np.random.default_rng(self.seed))
         self.outside_ = self.p_value_ < 1 - self.level
         self.verdict_ = self._verdict()
         return self
@@ -244,23 +250,6 @@ class CalibratedProportions:
         if not (same and gram.draws == cal.draws):
             raise ValueError("target and calibration were measured at other noise levels or with other draws: use the same settings")
         return cal if cal.names == gram.names else cal.select(gram.names)
-
-    def _p_value(self, cal: Calibration, phi: np.ndarray, pi: np.ndarray) -> float:
-        """Parametric resampling: draw as many calibration images at the fitted shares, refit, compare what is left unexplained.
-
-        The means are resampled, too, because the real ones come from a finite calibration.
-        """
-        rng, count = np.random.default_rng(self.seed), len(phi)
-        rows = [np.flatnonzero(cal.owner == k) for k in range(len(pi))]
-        member = rng.choice(len(pi), p=pi, size=(self.bootstrap, count))
-        drawn = np.stack([r[rng.integers(len(r), size=member.shape)] for r in rows])  # (K, bootstrap, N)
-        drawn = np.take_along_axis(drawn, member[None], 0)[0]
-        refitted = shares(cal.own_likelihoods[drawn])
-        world = np.stack([np.stack([cal.own_features[rng.choice(r, len(r))].mean(0) for r in rows]) for _ in range(REFITS)])
-        means = world[rng.integers(REFITS, size=self.bootstrap)]  # (bootstrap, K, F)
-        left = cal.own_features[drawn].mean(1) - np.einsum("bk,bkf->bf", refitted, means)
-        null, seen = (left**2).sum(1), ((phi.mean(0) - pi @ cal.means) ** 2).sum()
-        return float((1 + (null >= seen).sum()) / (1 + self.bootstrap))
 
     def _verdict(self) -> str:
         order = np.argsort(-self.proportions_)
