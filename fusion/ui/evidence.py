@@ -67,9 +67,9 @@ def _level(session) -> str:
 
 def _explains(session) -> str:
     """Which model explains which picture: responsibilities, and pictures that no model explains."""
-    mixture, names, say = session.fit.mixture, session.fit.gram.names, session.say
+    mixture, calibrated, names, say = session.fit.mixture, session.fit.calibrated, session.fit.gram.names, session.say
     items, rows = [], []
-    for n, shares in enumerate(np.asarray(mixture.responsibilities_)):
+    for n, shares in enumerate(np.asarray((calibrated or mixture).responsibilities_)):
         picture = session.pictures[n] if n < len(session.pictures) and not session.stale() else None
         image = f'<img src="{state.link(picture.path)}" alt="{escape(picture.caption)}">' if picture else f"<b>{n + 1}</b>"
         bar = "".join(
@@ -83,7 +83,7 @@ def _explains(session) -> str:
         )
         rows.append([picture.name if picture else n + 1, *(f"{w:.3f}" for w in shares)])
     return (
-        _lead(session, "evidence.explains_help")
+        _lead(session, "evidence.explains_calibrated" if calibrated else "evidence.explains_help")
         + charts.legend(names)
         + '<ul class="explain">'
         + "".join(items)

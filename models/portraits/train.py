@@ -67,7 +67,7 @@ def train_sketch(work: Path, device: str, *, steps: int = 400) -> Denoiser:
     return _finish(denoiser, work, "sketch")
 
 
-def train_lora(work: Path, device: str, name: str, *, steps: int = 600, batch: int = 32) -> None:
+def train_lora(work: Path, device: str, name: str, *, steps: int = 400, batch: int = 32) -> None:
     """The member once more, as a LoRA on the frozen base ; writes the adapter's own weights."""
     from peft import LoraConfig
 
