@@ -123,7 +123,10 @@ def _verdicts(session) -> str:
         said.append(("info", say("fit.flat")))
     if len(fit.gram) == 1:
         said.append(("warn", say("fit.one_image")))
-    return "".join(f'<div class="note {kind}" role="status">{text}</div>' for kind, text in said)
+    calm = " ".join(text for kind, text in said if kind == "info")
+    return (f'<p class="soft">{calm}</p>' if calm else "") + "".join(
+        f'<div class="note warn" role="status">{text}</div>' for kind, text in said if kind == "warn"
+    )
 
 
 def _p(value: float) -> str:

@@ -275,7 +275,8 @@ function mountMixer(element, props, trigger, watch) {
     const next = props.value;
     if (!next || !next.names || !next.names.length) { root.replaceChildren(); data = null; return; }
     const same = data && data.names.join() === next.names.join();
-    if (!same) { locked = next.names.map(() => false); undo = []; corners = [0, 1, 2].map((n) => (next.corners || [0, 1, 2])[n]); }
+    if (!same || (next.fitted && !data.fitted)) corners = next.corners.slice();
+    if (!same) { locked = next.names.map(() => false); undo = []; }
     else if (data.mode !== next.mode) undo = [];
     const light = same && data.stamp === next.stamp && data.mode === next.mode;
     const older = light && (held || next.count !== sent);
