@@ -13,35 +13,43 @@ import numpy as np
 from fusion.simplex import solve_simplex
 
 
-def log_likelihood(pi: np.ndarray, f: np.ndarray) -> np.ndarray:
-    """Mean over images of `log pi . f_n`, `(...,)`."""
-    return np.log(np.maximum(np.einsum("...nk,...k->...n", f, pi), 1e-300)).mean(-1)
+def log_likelihood(pi: np.ndarray, f: np.ndarray, prior: float = 0.0) -> np.ndarray:
+    """Mean over images of `log pi . f_n`, `(...,)`; `prior` counts as so many further images of each member, seen with certainty."""
+    seen = np.log(np.maximum(np.einsum("...nk,...k->...n", f, pi), 1e-300)).mean(-1)
+    return seen + prior / f.shape[-2] * np.log(np.maximum(pi, 1e-300)).sum(-1) if prior else seen
 
 
-def expansion(pi: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def expansion(pi: np.ndarray, f: np.ndarray, prior: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Second-order expansion at `pi`, as `Q` (..., K, K) and `c` (..., K): `-l(x) = x' Q x - 2 c' x + constant` near `pi`.
 
     With scores `s_n = f_n / pi . f_n`: gradient `g = mean s`, curvature `H = mean s s'`, `H pi = g`; so `Q = H / 2`, `c = g`.
     """
     s = f / np.maximum(np.einsum("...nk,...k->...n", f, pi), 1e-300)[..., None]
-    return np.einsum("...ni,...nj->...ij", s, s) / (2 * f.shape[-2]), s.mean(-2)
+    Q, c = np.einsum("...ni,...nj->...ij", s, s) / (2 * f.shape[-2]), s.mean(-2)
+    if prior:
+        pull = prior / f.shape[-2] / np.maximum(pi, 1e-12)
+        Q, c = Q + np.eye(pi.shape[-1]) * (pull / np.maximum(pi, 1e-12))[..., None] / 2, c + pull
+    return Q, c
 
 
-def shares(f: np.ndarray, steps: int = 40) -> np.ndarray:
-    """Maximum-likelihood shares `(..., K)`: a few EM steps, then Newton steps that each solve a quadratic program on the simplex."""
+def shares(f: np.ndarray, prior: float = 0.0, steps: int = 60) -> np.ndarray:
+    """Maximum-likelihood shares `(..., K)`: a few EM steps, then Newton steps that each solve a quadratic program on the simplex.
+
+    `prior` > 0: the maximum with that many certain images of each member added (a Dirichlet prior), which is never on the boundary.
+    """
     f = f / f.max(-1, keepdims=True)
     pi = np.full((*f.shape[:-2], f.shape[-1]), 1 / f.shape[-1])
     for _ in range(10):
-        pi = pi * expansion(pi, f)[1]
-    pi = pi / pi.sum(-1, keepdims=True)
+        pi = pi * expansion(pi, f, prior)[1]
+        pi = pi / pi.sum(-1, keepdims=True)
     for _ in range(steps):
-        target = solve_simplex(*expansion(pi, f))
-        move, now, size = target - pi, log_likelihood(pi, f), np.ones(pi.shape[:-1])
-        slope = (expansion(pi, f)[1] * move).sum(-1)
+        Q, c = expansion(pi, f, prior)
+        move, now, size = solve_simplex(Q, c) - pi, log_likelihood(pi, f, prior), np.ones(pi.shape[:-1])
+        slope = (c * move).sum(-1)
         if slope.max() < 1e-12:  # KKT: no feasible direction rises
             break
         for _ in range(30):  # Armijo: halve where the step was too long
-            worse = log_likelihood(pi + size[..., None] * move, f) < now + 1e-4 * size * slope - 1e-15
+            worse = log_likelihood(pi + size[..., None] * move, f, prior) < now + 1e-4 * size * slope - 1e-15
             size = np.where(worse, size / 2, size)
             if not worse.any():
                 break

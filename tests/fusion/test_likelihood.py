@@ -34,6 +34,14 @@ def test_shares_satisfy_the_optimality_conditions(members, count, sharpness, see
     assert np.abs((slope - 1) * pi).max() < 1e-5
 
 
+def test_the_prior_counts_as_images_of_each_member():
+    f = np.exp(2 * np.random.default_rng(6).normal(size=(5, 12, 4)))
+    pi = np.full((5, 4), 0.25)
+    for _ in range(3000):  # EM with pseudo-images
+        pi = ((pi[:, None] * f / np.einsum("bnk,bk->bn", f, pi)[..., None]).sum(1) + 0.1) / 12.4
+    np.testing.assert_allclose(shares(f, 0.1), pi, atol=1e-5)
+
+
 def test_shares_agree_with_slsqp():
     rng = np.random.default_rng(0)
     for _ in range(20):
