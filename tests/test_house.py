@@ -34,7 +34,7 @@ def test_no_arrow_points_up():
                 wrong.append((str(file), name))
             if file.parts[0] == "fusion" and file.parts[1] != "ui" and below(name, "fusion.ui"):
                 wrong.append((str(file), name))
-            if file.parts[0] == "fusion" and below(name, "app") and file.name != "cli.py":  # `serve` opens the front door, lazily
+            if file.parts[0] == "fusion" and below(name, "app") and file.name != "commands.py":  # `serve` opens the front door, lazily
                 wrong.append((str(file), name))
             if file.parts[0] in ("models", "fusion", "app.py") and below(name, "tests"):
                 wrong.append((str(file), name))
@@ -65,7 +65,7 @@ def test_importing_does_nothing():
     """No module opens files, prints or touches the network at import: only definitions, constants and imports stand at the top."""
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If)
     for file in CODE:
-        if file.parts[0] in ("models", "fusion") or file.name == "app.py":
+        if (file.parts[0] in ("models", "fusion") and file.name != "__main__.py") or file.name == "app.py":
             for node in ast.parse((ROOT / file).read_text()).body:
                 docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
                 assert docstring or isinstance(node, allowed), f"{file}:{node.lineno}"
