@@ -173,10 +173,11 @@ def follow(session, job):
             yield
     finally:
         session.job = None
-    if job.error is not None and not (job.stopped() and not isinstance(job.error, ValueError)):
-        place = {"calibrate": "fit", "sweep": "compare"}.get(job.kind, job.kind)
-        kind = "warn" if job.stopped() else "bad"
-        session.note(place, kind, session.tell("run.stopped_early") if job.stopped() else explain(session, job.error))
+    place = {"calibrate": "fit", "sweep": "compare"}.get(job.kind, job.kind)
+    if job.error is not None and job.stopped():
+        session.note(place, "warn", session.tell("run.stopped_nothing"))
+    elif job.error is not None:
+        session.note(place, "bad", explain(session, job.error))
 
 
 def explain(session, error: Exception) -> str:
