@@ -26,7 +26,7 @@ def ready(browser, said: list[str], address: str, width: int = 1440, height: int
     tab.set_default_timeout(LONG)
     tab.goto(address + query)
     tab.wait_for_function("window.scoreFusionReady === true")
-    tab.wait_for_load_state("networkidle")
+    tab.wait_for_timeout(1200)  # pictures; the stream of events keeps the network from ever being idle
     return tab
 
 
