@@ -61,6 +61,7 @@ def world(tmp_path_factory):
     patch.setattr(engine, "ASSETS", root / "assets")
     patch.setattr(engine, "DEFAULT_MODELS", tuple(cards))
     patch.setattr(first_screen, "FOLDER", root / "assets" / "first_screen")
+    first_screen.stored.cache_clear()  # other tests may have read the shipped answers
     loaded = engine.ensemble(cards.values())
     rng = np.random.default_rng(5)
     pictures = [[Image.fromarray(rng.integers(60 * k, 60 * k + 100, (32, 32, 3), dtype=np.uint8)) for _ in range(12)] for k in range(3)]
