@@ -13,7 +13,8 @@ from .fidelity import NAMES
 
 INTRODUCTION = """# Fidelity: does the fit see the population, and do samples show it?
 
-Made by `python -m fusion.studies.fidelity proportions samples report` from the shipped portraits. Do not edit.
+Made by `python -m fusion.studies.fidelity proportions samples report` from the shipped portraits (`--samples` and
+`--targets` set what each table below states). Do not edit.
 """
 
 
