@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fusion.calibration import CalibratedProportions, Calibration
 from fusion.objective import ResidualGram
+from fusion.target import Target
 from fusion.weights import Gain, LevelWeights, MixtureProportions, SimplexWeights, Weights
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
     """`published`: the papers' weights; `levels`: those by noise level; `mixture`: proportions from likelihoods alone; `calibrated`: the
-    proportions to trust, None without a calibration; `matched`: weights of a blend, once `methods.matched.match` has searched for them."""
+    proportions to trust, None without a calibration; `matched`: weights of a blend, once `methods.matched.match` has searched for them;
+    `target`: the fitted images, for methods that train on them; `trained`: what these have trained, by the method's name."""
 
     gram: ResidualGram
     published: SimplexWeights
@@ -22,6 +25,8 @@ class Fit:
     mixture: MixtureProportions
     calibrated: CalibratedProportions | None = None
     matched: Weights | None = None
+    target: Target | None = None
+    trained: Mapping[str, object] = field(default_factory=dict)
 
     def explain(self) -> str:
         """One sentence on why the published weights and the calibrated proportions differ, or that they do not."""
@@ -67,7 +72,10 @@ def _gain(gain: Gain | None) -> dict | None:
     return None if gain is None else {"mean": gain.mean, "interval": list(gain.interval), "relative": gain.relative}
 
 
-def fit_all(gram: ResidualGram, calibration: Calibration | None = None) -> Fit:
-    """Milliseconds to a second; no network runs. Raises ValueError for a calibration of other members, noise levels or draws."""
+def fit_all(gram: ResidualGram, calibration: Calibration | None = None, target: Target | None = None) -> Fit:
+    """Milliseconds to a second; no network runs. `target`: the images that `gram` was measured on, in its order.
+
+    Raises ValueError for a calibration of other members, noise levels or draws.
+    """
     calibrated = None if calibration is None else CalibratedProportions(calibration).fit(gram)
-    return Fit(gram, SimplexWeights().fit(gram), LevelWeights().fit(gram), MixtureProportions().fit(gram), calibrated)
+    return Fit(gram, SimplexWeights().fit(gram), LevelWeights().fit(gram), MixtureProportions().fit(gram), calibrated, target=target)

@@ -12,7 +12,8 @@ from fusion.evaluation.features import feature_distance
 from fusion.evaluation.loss import held_out_gain, held_out_loss
 from fusion.evaluation.population import is_countable, population_distance
 from fusion.evaluation.report import Report, Row, verdict
-from fusion.methods import METHODS, Method, MethodError, Sample, SamplingPlan, best_single
+from fusion.methods import METHODS, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.single import best_single
 from fusion.objective import ResidualGram, fit_gram
 from fusion.recipe import described
 

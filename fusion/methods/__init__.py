@@ -1,11 +1,18 @@
-"""Every way of drawing from several models, in one dictionary: a method is a function and a line here."""
+"""Every way of drawing from several models, in one dictionary: a method is a function in a file of its name, and its name here."""
 
-from fusion.methods import matched, mixture, scorefusion, scorefusion_levels, single, uniform
+from __future__ import annotations
+
+from fusion.lazy import Lazy
 from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
-from fusion.methods.single import best_single, singles
 
-METHODS: dict[str, Method] = {
-    module.METHOD.name: module.METHOD for module in (single, uniform, scorefusion, scorefusion_levels, mixture, matched)
-}
+NAMES: tuple[str, ...] = (
+    "single",
+    "uniform",
+    "scorefusion",
+    "scorefusion_levels",
+    "mixture",
+    "matched",
+)
+METHODS = Lazy(NAMES, "fusion.methods", "METHOD")  # name -> Method; torch is imported when the first one is taken out
 
-__all__ = ["METHODS", "Cost", "Method", "MethodError", "Sample", "SamplingPlan", "best_single", "singles"]
+__all__ = ["METHODS", "NAMES", "Cost", "Method", "MethodError", "Sample", "SamplingPlan"]

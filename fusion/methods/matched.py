@@ -20,12 +20,19 @@ def match(ensemble, fit, plan: SamplingPlan, **settings):
     return replace(fit, matched=state.weights), state
 
 
+def prepare(ensemble, fit, plan: SamplingPlan):
+    """The fit with its `matched` weights: as they are when a search has found them before or the plan brings its own."""
+    if plan.weights is not None or getattr(fit, "matched", None) is not None:
+        return fit
+    return match(ensemble, fit, plan)[0]
+
+
 def run(ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
     """Samples at the plan's weights, else at the fit's matched weights, else at those that a search finds first."""
     weights = plan.weights if plan.weights is not None else getattr(fit, "matched", None)
     if weights is None:
         try:
-            weights = match(ensemble, fit, plan)[0].matched
+            weights = prepare(ensemble, fit, plan).matched
         except MethodError:
             if plan.stopped():  # asked to stop before there was an answer: nothing to keep, nothing wrong
                 return
@@ -44,4 +51,6 @@ def cost(ensemble, fit, plan: SamplingPlan) -> Cost:
     return replace(every, preparation=search_evaluations(ensemble, fit, plan))
 
 
-METHOD = Method("matched", "Blend", run, cost, "Every sample averages all models, with weights whose own samples look like the target.")
+METHOD = Method(
+    "matched", "Blend", run, cost, "Every sample averages all models, with weights whose own samples look like the target.", prepare
+)

@@ -103,10 +103,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Method:
-    """One way of drawing from several models. `run` yields samples as they are ready; `cost` states the price before it runs."""
+    """One way of drawing from several models: functions of `(ensemble, fit, plan)`.
+
+    `run` yields samples as they are ready; `cost` states the price before it runs. `prepare`, where a method has long work to do once
+    (a search, a training), does it with the plan's `progress` and `stop` and returns the fit that holds the result, so that `run` finds it
+    there; MethodError when it was stopped before there was one. `run` prepares by itself when the fit holds no result.
+    """
 
     name: str
     title: str
     run: Callable[..., Iterator[Sample]]
     cost: Callable[..., Cost]
     summary: str = ""
+    prepare: Callable[..., Any] | None = None

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion.methods import METHODS, SamplingPlan, singles
+from fusion.methods import METHODS, SamplingPlan
 from fusion.methods.drawing import memory_ratio
+from fusion.methods.single import singles
 from models.catalog import ModelCard, catalog
 from models.loading import load_ensemble
 

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.methods import METHODS, MethodError, SamplingPlan, best_single, singles
+from fusion.methods import METHODS, MethodError, SamplingPlan
 from fusion.methods import drawing as drawing_module
 from fusion.methods.drawing import checked_weights, memory_ratio, normalised
 from fusion.methods.mixture import route
+from fusion.methods.single import best_single, singles
 from fusion.weights import Weights
 from models.loading import load_ensemble
 from tests import tiny
