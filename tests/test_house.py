@@ -34,7 +34,8 @@ def test_no_arrow_points_up():
                 wrong.append((str(file), name))
             if file.parts[0] == "fusion" and file.parts[1] != "ui" and below(name, "fusion.ui"):
                 wrong.append((str(file), name))
-            if file.parts[0] == "fusion" and below(name, "app") and file.name != "commands.py":  # `serve` opens the front door, lazily
+            door = file.as_posix() == "fusion/commands/serve.py"  # opens the front door, when it runs
+            if file.parts[0] == "fusion" and below(name, "app") and not door:
                 wrong.append((str(file), name))
             if file.parts[0] in ("models", "fusion", "app.py") and below(name, "tests"):
                 wrong.append((str(file), name))

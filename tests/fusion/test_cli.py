@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+from argparse import ArgumentParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fusion import cli, commands
+from fusion import images
 from fusion.calibration import Calibration
-from fusion.cli import Bar, Interrupt, main
+from fusion.cli import COMMANDS, Bar, Interrupt, main
+from fusion.commands import shared
 from fusion.methods import METHODS
 from fusion.objective import ResidualGram
 from fusion.recipe import Recipe
@@ -50,7 +52,7 @@ def run(capsys, *args):
 
 # ------------------------------------------------------------------------------------------------ help
 
-@pytest.mark.parametrize("command", ["", "fit", "sample", "compare", "serve"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_explains_with_examples_and_loads_nothing_heavy(command):
     args = [sys.executable, "-X", "importtime", "-m", "fusion", *([command] if command else []), "--help"]
     done = subprocess.run(args, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
@@ -58,8 +60,13 @@ def test_help_explains_with_examples_and_loads_nothing_heavy(command):
     assert " torch" not in done.stderr and " diffusers" not in done.stderr
 
 
-def test_the_commands_methods_are_the_dictionarys():
-    assert list(cli.METHOD_NAMES) == list(METHODS)
+def test_every_method_can_be_asked_for():
+    for command in ("sample", "compare"):
+        parser = ArgumentParser()
+        COMMANDS[command].arguments(parser)
+        options = {option.dest: option for option in parser._actions}
+        assert tuple((options.get("methods") or options["method"]).choices) == tuple(METHODS)
+
 
 
 def test_wrong_usage_is_exit_code_2(capsys):
@@ -146,7 +153,7 @@ def test_bad_input_is_a_sentence_and_exit_code_1(capsys, models, pictures, tmp_p
 
 
 def test_card_names_are_understood(models, tmp_path):
-    first, second = commands.cards_of([models[0], "portraits/harbor"])
+    first, second = shared.cards_of([models[0], "portraits/harbor"])
     assert first.source == models[0] and second.id == "portraits/harbor"
 
 
@@ -169,7 +176,7 @@ def test_one_ctrl_c_keeps_what_is_done(capsys, models, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_before_anything_is_done(capsys, models, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "advice", lambda count: os.kill(os.getpid(), signal.SIGINT) or "")
+    monkeypatch.setattr(images, "advice", lambda count: os.kill(os.getpid(), signal.SIGINT) or "")
     code, out, err = run(capsys, "fit", "--models", *models[:2], "--images", pictures, "--caption", "a cat", "--out", tmp_path / "f.json")
     assert code == 130 and "nothing to keep" in err and out == "" and not (tmp_path / "f.json").exists()
 

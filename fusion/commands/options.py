@@ -1,0 +1,32 @@
+"""Arguments that several commands share. Light: read for `--help`, before torch is imported."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+MODELS = (
+    "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), or a folder; "
+    "MODEL+ADAPTER puts a LoRA on a model"
+)
+
+
+def drawing(command: ArgumentParser) -> None:
+    """How images are drawn."""
+    command.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the recipe's, else 20)")
+    command.add_argument("--guidance", type=float, metavar="G", help="pull of the prompt (default: the recipe's, else 1: none added)")
+    command.add_argument("--height", type=int, metavar="PIXELS", help="default: the models' own")
+    command.add_argument("--width", type=int, metavar="PIXELS", help="default: the models' own")
+
+
+def calibration(command: ArgumentParser) -> None:
+    """Where the members' calibration comes from."""
+    command.add_argument("--calibration", metavar="FILE", help="a saved calibration (default: the one shipped for the models)")
+    command.add_argument("--calibrate", type=int, metavar="N",
+                         help="measure one now: draw N images from each model (96 is a good start) and keep it in FILE")  # fmt: skip
+    command.add_argument("--levels", type=int, default=16, metavar="L", help="noise levels measured (default: 16, as shipped calibrations)")
+
+
+def shared(command: ArgumentParser) -> None:
+    """What every command that runs models understands."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    command.add_argument("--json", action="store_true", help="print the result as one JSON object, for scripts")

@@ -1,0 +1,89 @@
+"""`python -m fusion sample`: images from a recipe, from a picture that carries one, or from models and weights."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from dataclasses import replace
+from pathlib import Path
+
+from fusion.commands import options
+from fusion.methods import METHODS, NAMES, SamplingPlan
+
+ABOUT = """Draw images: again from a recipe, from a recipe with other prompts, or from models and weights given here.
+
+Every image is a PNG that carries its own recipe: `sample IMAGE.png` draws it again, pixel for pixel on the same machine.
+
+  python -m fusion sample fit.json --prompt "a portrait of a scientist" --count 8
+  python -m fusion sample images/0001-mixture-seed1.png
+  python -m fusion sample --models portraits/harbor portraits/summit --weights 0.7 0.3 --method mixture --prompt "a portrait of a judge"
+"""
+
+
+def arguments(command: ArgumentParser) -> None:
+    command.add_argument("recipe", nargs="?", help="a recipe .json, or a PNG that was drawn here")
+    command.add_argument("--models", nargs="+", metavar="MODEL",
+                         help=options.MODELS + " (with a recipe: where its models are, in its order)")  # fmt: skip
+    command.add_argument("--weights", nargs="+", type=float, metavar="W", help="a number of at least 0 for each model; they must sum to 1")
+    command.add_argument("--method", choices=NAMES, help="how models are combined (default: the recipe's, else mixture)")
+    command.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
+    command.add_argument("--count", type=int, metavar="N", help="images for each prompt (default: the recipe's, else 4)")
+    command.add_argument("--seed", type=int, metavar="S", help="first seed; image i of a prompt has seed S + i (default: 0)")
+    command.add_argument("--out", default="images", metavar="FOLDER", help="where images go (default: images)")
+    options.drawing(command)
+    options.shared(command)
+
+
+def run(args, *, progress, stop):
+    """Draw images and write each, with its recipe inside, as soon as it is there."""
+    from fusion.commands.shared import say
+    from fusion.recipe import Recipe
+
+    recipe = Recipe.load(args.recipe) if args.recipe else None
+    if recipe is None and not (args.models and args.prompt):
+        raise ValueError("say what to draw: give a recipe, or --models with --weights and at least one --prompt")
+    ensemble, method, plan, picture = _drawing(args, recipe, progress)
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    method_cost = METHODS[method].cost(ensemble, None, plan)
+    price = f"{method_cost.evaluations:g} network evaluations each, {method_cost.memory:.2f} x the memory of one model"
+    say(f"{len(plan.jobs)} images, {price}")
+    written = []
+    for number, one in enumerate(METHODS[method].run(ensemble, None, plan.with_(progress=progress, stop=stop))):
+        if picture is None or number == picture:
+            path = folder / f"{len(written):04}-{method}-seed{one.seed}.png"
+            Recipe.of_sample(ensemble, one, plan).save_png(one.image, path)
+            written.append({"file": str(path), "prompt": one.prompt, "seed": one.seed, "member": one.member})
+    text = f"{len(written)} images in {folder}, each with its recipe inside" + (" (stopped early)" if stop() else "")
+    return {"method": method, "images": written, "stopped": stop()}, text
+
+
+def _drawing(args, recipe, progress):
+    """`(ensemble, method, plan, picture)` from a recipe, changed by what was typed, or from what was typed alone."""
+    import numpy as np
+
+    from fusion.commands.shared import cards_of, ensemble_of
+    from models.catalog import catalog
+    from models.loading import load_ensemble
+
+    if recipe is None:
+        if not args.weights and len(args.models) > 1 and args.method != "uniform":
+            raise ValueError("say how much of each model: give --weights, one number for each model, or a recipe from `fit`")
+        ensemble = ensemble_of(args.models, args.device, progress)
+        plan = SamplingPlan([""], [0], weights=args.weights and np.array(args.weights))
+        method, picture, count = args.method or ("mixture" if args.weights else "uniform"), None, args.count or 4
+        prompts = args.prompt
+    else:
+        typed = cards_of(args.models) if args.models else []
+        local = {model["id"]: card for model, card in zip(recipe.models, typed)}
+        ensemble = load_ensemble(recipe.cards(catalog, local), device=args.device, progress=progress)
+        plan, method = recipe.plan(), args.method or recipe.method
+        plan = plan if not args.weights else plan.with_(weights=np.array(args.weights))
+        redrawn = not (args.prompt or args.count or args.seed is not None)
+        picture, count = (recipe.picture, None) if redrawn else (None, args.count or 1)
+        prompts = args.prompt or list(dict.fromkeys(recipe.prompts))
+    changes = {name: getattr(args, name) for name in ("steps", "guidance", "height", "width") if getattr(args, name) is not None}
+    if count is not None:
+        first = args.seed or 0
+        grid = SamplingPlan.grid(prompts, range(first, first + count))
+        changes |= {"prompts": grid.prompts, "seeds": grid.seeds}
+    return ensemble, method, replace(plan, **changes), picture

@@ -1,0 +1,94 @@
+"""What several commands do alike: models and pictures from what was typed, a fit, and its words. Imports torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fusion.calibration import Calibration, calibrate
+from fusion.fitting import Fit, fit_all
+from fusion.images import Intake, read_folder
+from fusion.objective import fit_gram
+from fusion.target import Target
+from models.catalog import REPOSITORY, card_for, catalog
+from models.loading import load_ensemble
+
+
+def say(text: str) -> None:
+    """A remark on stderr, so that stdout holds the result alone."""
+    print(text, file=sys.stderr)
+
+
+def cards_of(names: Sequence[str]) -> list:
+    """Cards of catalog ids, hub ids `owner/name[@commit]` and folders, each with an optional `+ADAPTER`. Raises ModelError."""
+    found = []
+    for name in names:
+        base, _, adapter = name.partition("+")
+        source, _, revision = base.partition("@")
+        if name in catalog:
+            found.append(catalog[name])
+        else:
+            source = catalog[source].source if source in catalog else source
+            found.append(card_for(source, adapter=adapter or None, revision=revision or None))
+    return found
+
+
+def ensemble_of(names: Sequence[str], device: str, progress):
+    return load_ensemble(cards_of(names), device=device, progress=progress)
+
+
+def shipped_calibration(ensemble) -> Calibration | None:
+    """The calibration that the members' cards name, cut to them; None unless all name one file that is there and holds them."""
+    files = {card.calibration for card in ensemble.cards}
+    path = REPOSITORY / "assets" / next(iter(files)) if len(files) == 1 and None not in files else None
+    if path is None or not path.is_file():
+        return None
+    whole = Calibration.load(path)
+    return whole.select(ensemble.names) if set(ensemble.names) <= set(whole.names) else None
+
+
+def calibration_of(args, ensemble, captions, progress, stop) -> Calibration | None:
+    """Measured now, from a file, or as shipped; None, and said so, where there is none."""
+    if len(ensemble) < 2:
+        return None
+    if args.calibrate:
+        say(f"Calibrating: {args.calibrate} images are drawn from each model")
+        prompts = sorted(set(captions))
+        made = calibrate(ensemble, None, samples=args.calibrate, prompts=prompts, levels=args.levels, progress=progress, stop=stop)
+        if args.calibration:
+            made.save(args.calibration)
+        return made
+    if args.calibration:
+        return Calibration.load(args.calibration).select(ensemble.names)
+    shipped = shipped_calibration(ensemble)
+    if shipped is None:
+        say("These models have no calibration, so proportions cannot be told from training errors: consider --calibrate 96")
+    return shipped
+
+
+def pictures_in(folder: str, caption: str) -> tuple[list[Intake], list[str]]:
+    """Readable pictures and a prompt for each; problems are said. Raises ValueError when none is readable."""
+    intakes, problems = read_folder(folder)
+    for problem in problems:
+        say(f"  {problem}")
+    if not intakes:
+        raise ValueError(f"there is no readable picture in {Path(folder).name or folder}: put the target images there, as PNG or JPEG")
+    if any(intake.caption is None for intake in intakes) and not caption:
+        say("Some pictures have no caption: --caption \"what they show\" or a captions.json makes the fit better")
+    return intakes, [intake.caption or caption for intake in intakes]
+
+
+def fitted(args, ensemble, pictures, captions, progress, stop) -> Fit:
+    """Statistic and estimators of the pictures, with the calibration that the arguments ask for."""
+    calibration = calibration_of(args, ensemble, captions, progress, stop)
+    images = [picture.image for picture in pictures]
+    gram = fit_gram(ensemble, images, captions, levels=args.levels, progress=progress, stop=stop)
+    return fit_all(gram, calibration, Target(images[: len(gram)], captions[: len(gram)]))  # a stopped fit holds the images it finished
+
+
+def told(found: Fit) -> str:
+    """A fit in a few lines: proportions first, published weights beside them, why they differ."""
+    lines = [found.calibrated.verdict_] if found.calibrated is not None else []
+    published = ", ".join(f"{w:.0%} {name}" for w, name in zip(found.published.weights_, found.gram.names))
+    return "\n".join([*lines, f"Published weights: {published}. {found.published.verdict_}", found.explain()])

@@ -1,0 +1,48 @@
+"""`study`: repeat one of the papers' experiments here and write its page, tables and figures."""
+
+from __future__ import annotations
+
+import inspect
+from argparse import ArgumentParser
+from pathlib import Path
+
+from fusion.studies import NAMES, STUDIES
+
+ABOUT = """Repeat one of the papers' experiments, over seeds, and write its page, tables and figures.
+
+A study takes at most an hour on two cores and goes on where it was stopped: partial results stay in --work. `--quick` takes seconds and
+shows only that everything runs. The committed results are in assets/studies.
+
+  python -m fusion study gaussians
+  python -m fusion study digits --data FOLDER-WITH-MNIST --seeds 5 --out my-digits
+  python -m fusion study gaussians --quick --out /tmp/gaussians
+"""
+
+
+def arguments(command: ArgumentParser) -> None:
+    command.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    command.add_argument("--quick", action="store_true", help="a size of seconds, to see it run; its figures mean nothing")
+    command.add_argument("--seeds", type=int, metavar="N", help="repetitions that intervals come from (default: the study's own)")
+    command.add_argument("--out", metavar="FOLDER", help="where the results go (default: assets/studies/NAME; with --quick: quick-NAME)")
+    command.add_argument("--work", metavar="FOLDER", help="where partial results stay (default: .train/study-NAME)")
+    command.add_argument("--data", metavar="FOLDER", help="idx files of handwritten digits, for the studies that need them")
+    command.add_argument("--json", action="store_true", help="print the result as one JSON object, for scripts")
+
+
+def run(args, *, progress, stop):
+    """Run the study; `({"study", "out", "stopped", "summary"}, text)`. ValueError where the study cannot be run as asked."""
+    study = STUDIES[args.name]
+    if args.seeds is not None and args.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
+    more = {"data": args.data} if "data" in inspect.signature(study.run).parameters else {}
+    if args.data is not None and not more:
+        raise ValueError(f"the study {args.name} makes its own data: leave --data out")
+    # a quick run must neither replace committed results nor be taken up by a full one
+    out = Path(args.out or (f"quick-{args.name}" if args.quick else Path("assets") / "studies" / args.name))
+    work = Path(args.work or Path(".train") / f"{'quick' if args.quick else 'study'}-{args.name}")
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    summary = study.run(out, work, quick=args.quick, seeds=args.seeds, progress=progress, stop=stop, **more)
+    stopped = bool(stop())
+    text = f"Stopped; the same command goes on from {work}." if stopped else f"{study.TITLE}: {out / 'README.md'}"
+    return {"study": args.name, "out": str(out), "stopped": stopped, "summary": summary}, text
