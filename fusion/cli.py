@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fusion.lazy import Lazy
 
-COMMANDS = Lazy(("fit", "sample", "compare", "serve"), "fusion.commands")  # name -> module with ABOUT, arguments, run
+COMMANDS = Lazy(("fit", "sample", "compare", "study", "serve"), "fusion.commands")  # name -> module with ABOUT, arguments, run
 
 ABOUT = """Fuse several text-to-image models to make images like yours.
 
