@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,16 +25,26 @@ class Switch:
     def __init__(self, network: nn.Module):
         self.network, self.lock = network, threading.RLock()
         self._active: str | None = "unknown"
+        self._known: set[str | None] = set()
+        self._layers: list[BaseTunerLayer] = []
 
     def activate(self, adapter: str | None) -> None:
         """Make `adapter` (None: the bare network) the only active one."""
         if adapter == self._active:
             return
-        if adapter is None:
+        if adapter in self._known:  # diffusers walks the whole network, every parameter: too slow for every member at every step
+            for layer in self._layers:
+                layer._disable_adapters = adapter is None
+                if adapter is not None:
+                    layer._active_adapter = [adapter]
+        elif adapter is None:
             self.network.disable_adapters()
         else:
             self.network.enable_adapters()
             self.network.set_adapters(adapter)
+        if adapter not in self._known:
+            self._known.add(adapter)
+            self._layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
         self._active = adapter
 
 
