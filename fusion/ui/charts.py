@@ -32,14 +32,14 @@ def _ink(rgb: tuple[int, int, int]) -> str:
     return "#111" if 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] > 140 else "#fff"
 
 
-def _num(column: int) -> str:
-    return ' class="num"' if column else ""
+def plain_table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: bool = True) -> str:
+    """A table whose first column is text; the others are numbers, or text too."""
 
+    def cls(column: int) -> str:
+        return ' class="num"' if column and numbers else ""
 
-def plain_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    head = "".join(f'<th scope="col"{_num(i)}>{escape(str(h))}</th>' for i, h in enumerate(heads))
-    body = "".join("<tr>" + "".join(f"<td{_num(i)}>{escape(str(v))}</td>" for i, v in enumerate(row)) + "</tr>" for row in rows)
+    head = "".join(f'<th scope="col"{cls(i)}>{escape(str(h))}</th>' for i, h in enumerate(heads))
+    body = "".join("<tr>" + "".join(f"<td{cls(i)}>{escape(str(v))}</td>" for i, v in enumerate(row)) + "</tr>" for row in rows)
     return f'<div style="overflow-x:auto"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

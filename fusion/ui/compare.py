@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from . import charts, engine, fit, jobs, mixer, models_section, state, vote
+from . import charts, draw, engine, fit, jobs, mixer, models_section, state, vote
 from .panel import notes, progress, section
 
 CHOICES = ("single", "uniform", "scorefusion", "scorefusion_levels", "mixture", "matched", "yours")
@@ -170,8 +170,8 @@ def run(session):
 
     def one(job, column) -> None:
         fitted = with_matched(session, cards, plan, job) if column.method == "matched" else session.fit
-        column.evaluations = engine.evaluations(cards, fitted, column.method, plan, own)
-        for sample in engine.samples(cards, fitted, column.method, plan, own, job=job):
+        column.evaluations = draw.evaluations(cards, fitted, column.method, plan, own)
+        for sample in draw.samples(cards, fitted, column.method, plan, own, job=job):
             keep(session, column, sample, cards, plan)
 
     def work(job) -> None:
@@ -197,7 +197,7 @@ def run(session):
 def with_matched(session, cards, plan, job):
     """The fit with its matched weights, found now if this is the first time that they are asked for."""
     if session.fit.matched is None:
-        session.fit, session.blend = engine.matched(cards, session.fit, plan, job=job)
+        session.fit, session.blend = draw.matched(cards, session.fit, plan, job=job)
         session.weights["blend"] = engine.default_weights(session.fit, "blend")
         session.stamp += 1
     return session.fit
@@ -206,7 +206,7 @@ def with_matched(session, cards, plan, job):
 def keep(session, column, sample, cards, plan) -> None:
     """Write one image with its recipe inside, and put it into its cell."""
     path = session.folder / f"{column.method}-{column.key}-{sample.seed}-{abs(hash(sample.prompt)) % 10**8}.png"
-    engine.save_with_recipe(sample, cards, plan, path)
+    draw.save(sample, cards, draw.settings(plan), path)
     shot = state.Shot(str(path), sample.prompt, int(sample.seed), tuple(float(w) for w in sample.weights), sample.member)
     column.shots[(shot.prompt, shot.seed)] = shot
     column.weights = shot.weights

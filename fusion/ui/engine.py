@@ -1,4 +1,4 @@
-"""The one door from the page to `models` and `fusion`: cards, ensembles, fits, samples. Plain functions, no HTML.
+"""The door from the page to `models` and to fitting: cards, ensembles, fits, what the probe reads. Plain functions, no HTML.
 
 The cache of loaded ensembles is the only thing that visitors share; it is locked, and holds what cannot differ between them.
 """
@@ -128,75 +128,11 @@ def distance_form(result, match=None) -> dict:
     return form(result, match)
 
 
-def matched(chosen, result, plan, *, job):
-    """`(fit with matched weights, distance form of blends)`: draws about K + 4 batches. Raises MethodError without a calibration."""
-    from fusion.methods import SamplingPlan
-    from fusion.methods.matched import match
-
-    loaded = ensemble(chosen, job.report)
-    job.enter("matching")
-    settings = SamplingPlan(list(plan.prompts[:1]), [0], steps=plan.steps, stop=job.stopped, progress=job.report)
-    found, last = match(loaded, result, settings)
-    return found, distance_form(found, last)
-
-
-def save_with_recipe(sample, chosen, plan, path: Path) -> None:
-    """The image as PNG, its recipe inside."""
-    from fusion.methods import SamplingPlan
-    from fusion.recipe import Recipe
-
-    settings = SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps)
-    Recipe.of_sample(ensemble(chosen), sample, settings).save_png(sample.image, path)
-
-
-def recipe_json(chosen, result, plan, mode: str, weights, metrics: dict) -> str:
-    """What a user keeps: the mixer's weights as they are, with the fit's interval."""
-    from fusion.methods import SamplingPlan
-    from fusion.recipe import Recipe
-    from fusion.weights import Weights
-
-    source = None if result is None else result.calibrated if mode == "mix" else result.published
-    interval = None if source is None else source.interval_
-    names = tuple(c.title for c in chosen)
-    settings = SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps)
-    kept = Weights(np.asarray(weights), interval, names, "set on the page")
-    return Recipe.of(ensemble(chosen), "mixture" if mode == "mix" else "scorefusion", settings, kept, metrics=metrics).to_json()
-
-
 def default_weights(result, mode: str) -> np.ndarray:
     """What `Fitted` sets: the calibrated proportions to mix, the matched weights to blend (else the published ones)."""
     if mode == "mix":
         return np.asarray(result.calibrated.proportions_ if result.calibrated is not None else result.mixture.proportions_, float)
     return np.asarray(result.matched.values if result.matched is not None else result.published.weights_, float)
-
-
-def samples(chosen, result, method: str, plan, weights, *, job):
-    """Yields `Sample`s of one method; `yours` draws with the mixer's weights as (mode, values)."""
-    from fusion.methods import METHODS, SamplingPlan
-
-    loaded = ensemble(chosen, job.report)
-    job.enter("drawing")
-    name = method
-    if method == "yours":
-        name = "mixture" if weights[0] == "mix" else "scorefusion"
-    settings = SamplingPlan.grid(
-        plan.prompts,
-        plan.seeds,
-        steps=plan.steps,
-        stop=job.stopped,
-        progress=job.report,
-        weights=np.asarray(weights[1]) if method == "yours" else None,
-    )
-    yield from METHODS[name].run(loaded, result, settings)
-
-
-def evaluations(chosen, result, method: str, plan, weights) -> float | None:
-    """Network evaluations per image."""
-    from fusion.methods import METHODS, SamplingPlan
-
-    name = {"mix": "mixture", "blend": "scorefusion"}[weights[0]] if method == "yours" else method
-    settings = SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, weights=np.asarray(weights[1]) if method == "yours" else None)
-    return METHODS[name].cost(ensemble(chosen), result, settings).evaluations
 
 
 def hosted() -> bool:

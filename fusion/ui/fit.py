@@ -173,7 +173,7 @@ def follow(session, job):
             yield
     finally:
         session.job = None
-    place = {"calibrate": "fit", "sweep": "compare"}.get(job.kind, job.kind)
+    place = jobs.PLACES[job.kind]
     if job.error is not None and job.stopped():
         session.note(place, "warn", session.tell("run.stopped_nothing"))
     elif job.error is not None:

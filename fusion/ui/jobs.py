@@ -6,11 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+PLACES = {  # kind of work -> the panel that starts it, stops it and says what went wrong
+    "fit": "fit",
+    "calibrate": "fit",
+    "compare": "compare",
+    "sweep": "compare",
+    "redraw": "comeback",
+}
+
 
 class Job:
     """Runs `work(job)` in a thread. `work` calls `job.report(done, total, message)` and looks at `job.stopped()`.
 
-    `kind` names it on the page, `stage` what it is doing (a key of texts.yaml below `run.`). After the end
+    `kind` names it on the page, `stage` what it is doing (a key of the texts below `run.`). After the end
     `result` or `error` is set; what a stopped job had finished is its result too.
     """
 

@@ -111,13 +111,13 @@ def toggle(session, data: dict) -> None:
     else:
         session.selected.append(name)
     session.notes.pop("models", None)
-    _carry(session, before)
+    carry(session, before)
     families = {c.family for c in chosen(session)}
     if len(families) > 1:
         session.note("models", "bad", session.tell("models.mixed", families=", ".join(sorted(families)).upper()))
 
 
-def _carry(session, before: list[str]) -> None:
+def carry(session, before: list[str]) -> None:
     """Keep what is known after the selection changed: weights by model, and the fit if it covers the new selection."""
     after = [c.id for c in chosen(session)]
     for mode, weights in list(session.weights.items()):
@@ -151,4 +151,4 @@ def add(session, data: dict) -> None:
     if card.id not in session.selected:
         session.selected.append(card.id)
     session.note("models", "info", session.tell("models.added", name=card.title))
-    _carry(session, before)
+    carry(session, before)

@@ -7,15 +7,30 @@ window.scoreFusionCopy = async (node) => {
   node.textContent = node.dataset.copied;
   setTimeout(() => { node.textContent = before; }, 1600);
 };
-// Pictures pasted anywhere (but into a text field's text) go where dropped ones go.
-document.addEventListener('paste', (event) => {
-  const files = [...(event.clipboardData?.files || [])];
-  const input = document.querySelector('#drop input[type=file]');
+// Files pasted or dropped anywhere go where they belong: a recipe.json to the way back, pictures to the target. Text fields keep their text.
+window.scoreFusionFiles = (files) => {
+  const recipe = files.length === 1 && files[0].name.toLowerCase().endsWith('.json');
+  const input = document.querySelector((recipe ? '#recipe-drop' : '#drop') + ' input[type=file]') || document.querySelector('#drop input[type=file]');
   if (!files.length || !input) return;
   const transfer = new DataTransfer();
   files.forEach((file) => transfer.items.add(file));
   input.files = transfer.files;
   input.dispatchEvent(new Event('change', { bubbles: true }));
+  document.getElementById(recipe ? 'comeback' : 'target')?.scrollIntoView();
+};
+document.addEventListener('paste', (event) => window.scoreFusionFiles([...(event.clipboardData?.files || [])]));
+const carriesFiles = (event) => [...(event.dataTransfer?.types || [])].includes('Files');
+document.addEventListener('dragover', (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();  // otherwise the browser would leave the page and show the file
+  document.body.classList.add('sf-dragging');
+});
+document.addEventListener('dragleave', (event) => { if (!event.relatedTarget) document.body.classList.remove('sf-dragging'); });
+document.addEventListener('drop', (event) => {
+  document.body.classList.remove('sf-dragging');
+  if (!carriesFiles(event) || event.defaultPrevented || event.target.closest?.('.sf-drop')) return;
+  event.preventDefault();
+  window.scoreFusionFiles([...event.dataTransfer.files]);
 });
 // The address follows the state, so that a reload or a bookmark finds it again; the document states its language.
 window.scoreFusionAddress = () => {

@@ -1,23 +1,22 @@
-"""The page: one panel per section over plain functions, and the wiring between them. `build()` makes it, `launch()` serves it.
+"""The page: one panel per section over plain functions, and the wiring between them. `build()` makes it, `launch()` (server.py) serves it.
 
 Every event changes the visitor's `Session` and returns what changed on screen. Long work runs as generators that share one device queue.
 """
 
 from __future__ import annotations
 
-import os
-from importlib import resources
-
 import gradio as gr
 
 from . import (
     address,
+    comeback,
     compare,
     engine,
     evidence,
     first_screen,
     fit,
     header,
+    jobs,
     mixer,
     models_section,
     report,
@@ -28,6 +27,9 @@ from . import (
     vote,
 )
 from .panel import panel
+from .server import launch, theme
+
+__all__ = ["build", "launch", "theme"]
 
 PANELS = {
     "head": header.render,
@@ -40,6 +42,8 @@ PANELS = {
     "compare": compare.render,
     "evidence": evidence.render,
     "report": report.render,
+    "comeback_head": comeback.render_head,
+    "comeback": comeback.render,
 }
 ACTIONS = {
     "language": header.set_language,
@@ -59,9 +63,10 @@ ACTIONS = {
     "vote_pause": vote.pause,
     "tab": evidence.set_tab,
     "report": report.make,
+    "recipe_undo": comeback.undo,
+    "recipe_of": target.take_recipe,
 }
-LONG = {"fit": fit.run, "calibrate": fit.run_calibration, "compare": compare.run, "sweep": sweep.run}
-MAX_FILE = "64mb"
+LONG = {"fit": fit.run, "calibrate": fit.run_calibration, "compare": compare.run, "sweep": sweep.run, "redraw": comeback.run}
 
 
 def start(session: state.Session) -> state.Session:
@@ -120,6 +125,12 @@ def on_act(session: state.Session, event: gr.EventData) -> list:
 
 def on_upload(session: state.Session, files) -> list:
     target.upload(session, [str(f) for f in files or []])
+    return [None, *refresh(session)]
+
+
+def on_recipe(session: state.Session, file) -> list:
+    if file:
+        comeback.load(session, str(file), getattr(file, "orig_name", None))
     return [None, *refresh(session)]
 
 
@@ -183,68 +194,40 @@ def build() -> gr.Blocks:
     shown = {name: render(first) for name, render in PANELS.items()}
     with gr.Blocks(title="ScoreFusion Studio", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         session = gr.State(state.Session(), time_to_live=6 * 3600, delete_callback=state.Session.close)
-        parts = {}
+        parts, drops = {}, {}
         with gr.Column(elem_classes="sf-page"):
             for name in PANELS:
-                if name == "target":
-                    drop = gr.File(
-                        file_count="multiple", show_label=False, label="Target", elem_id="drop", elem_classes="sf-drop", height=140
-                    )
+                if name in ("target", "comeback"):
+                    drops[name] = _drop(name)
                 parts[name] = mixer.build(shown[name]) if name == "mixer" else panel(shown[name], f"panel-{name}")
-        _wire(page, session, parts, drop)
+        _wire(page, session, parts, drops)
     return page
 
 
-def _wire(page: gr.Blocks, session: gr.State, parts: dict, drop: gr.File) -> None:
+def _drop(name: str) -> gr.File:
+    """A drop zone: many pictures for the target, one recipe for the way back."""
+    ids = {"target": "drop", "comeback": "recipe-drop"}
+    many = "multiple" if name == "target" else "single"
+    return gr.File(file_count=many, show_label=False, label=name.title(), elem_id=ids[name], elem_classes="sf-drop", height=140)
+
+
+def _wire(page: gr.Blocks, session: gr.State, parts: dict, drops: dict) -> None:
     outputs = list(parts.values())
     quick = {"inputs": session, "outputs": outputs, "show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
     for name, part in parts.items():
         if name == "mixer":
             continue
         part.act(on_act, api_name=f"act_{name}", **quick)
-    for name in ("fit", "compare"):
+    for name in dict.fromkeys(jobs.PLACES.values()):
         parts[name].stop(on_stop, api_name=f"stop_{name}", **quick)
-    for kind, place in (("fit", "fit"), ("calibrate", "fit"), ("compare", "compare"), ("sweep", "compare")):
+    for kind, place in jobs.PLACES.items():
         started = getattr(parts[place], kind)(waiting(kind), api_name=f"wait_{kind}", **quick)
         started.then(long(kind), api_name=kind, **(quick | {"concurrency_limit": 1, "concurrency_id": "device"}))
     parts["mixer"].release(on_release, api_name="release", **quick)
     parts["mixer"].mode(on_mode, api_name="mode", **quick)
-    drop.upload(
-        on_upload,
-        [session, drop],
-        [drop, *outputs],
-        api_name="upload",
-        **{k: v for k, v in quick.items() if k not in ("inputs", "outputs")},
-    )
+    taken = {k: v for k, v in quick.items() if k not in ("inputs", "outputs")}
+    for name, take in (("target", on_upload), ("comeback", on_recipe)):
+        drops[name].upload(take, [session, drops[name]], [drops[name], *outputs], api_name=f"upload_{name}", **taken)
     loaded = page.load(on_load, api_name="load", **quick)
     loaded.then(None, js="() => { window.scoreFusionReady = true; window.scoreFusionAddress(); }", api_visibility="private")
     page.unload(on_unload)
-
-
-def theme() -> gr.Theme:
-    """Gradio's own parts in our type; the font lies in the package, nothing is fetched (its semibold is only a subset)."""
-    font = [
-        gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)),
-        "system-ui",
-        "Segoe UI",
-        "Hiragino Sans",
-        "Noto Sans JP",
-        "Noto Sans CJK JP",
-        "sans-serif",
-    ]
-    return gr.themes.Base(font=font, font_mono=["ui-monospace", "Menlo", "monospace"], primary_hue="indigo", neutral_hue="stone")
-
-
-def launch(page: gr.Blocks, **overrides):
-    """Serve the page: to this machine only, unless it runs on a Space. `overrides` for tests (port, prevent_thread_lock)."""
-    folder = resources.files(__package__)
-    css = folder.joinpath("page.css").read_text("utf-8") + folder.joinpath("mixer.css").read_text("utf-8")
-    gr.set_static_paths([p for p in (first_screen.FOLDER, engine.ASSETS / "targets", engine.ASSETS / "thumbnails") if p.is_dir()])
-    page.queue(max_size=64)
-    server = dict(
-        server_name="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1", share=False, quiet=True, state_session_capacity=1000
-    )
-    closed = dict(show_error=False, allowed_paths=[], max_file_size=MAX_FILE, enable_monitoring=False, strict_cors=True, run_history=False)
-    plain = dict(ssr_mode=False, pwa=False, mcp_server=False, footer_links=["api"])
-    look = dict(theme=theme(), css=css, js=folder.joinpath("page.js").read_text("utf-8"))
-    return page.launch(**(server | closed | plain | look | overrides))

@@ -1,7 +1,7 @@
 """One block of the page: HTML made in Python, whose buttons and fields come back as events. Knows no section.
 
 Every element with `data-do` reports: `data-event` names the Gradio event (default `act`), all other `data-*` travel with it, and fields add
-`value`. Gradio compares old and new HTML node by node, so focus and scroll position stay where they are.
+`value`; `data-then` is what to scroll to. Gradio compares old and new HTML node by node, so focus and scroll position stay where they are.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import gradio as gr
 
 # Gradio knows a custom event only if its name stands in quotes in the script: hence the first line.
 DELEGATE = """
-// events: 'act' 'fit' 'stop' 'compare' 'sweep' 'calibrate'
+// events: 'act' 'fit' 'stop' 'compare' 'sweep' 'calibrate' 'redraw'
 const send = (node, extra) => {
-  const { event = 'act', with: other, ...rest } = node.dataset;
+  const { event = 'act', with: other, then, ...rest } = node.dataset;
   if (other) extra.value = element.querySelector(other)?.value ?? '';
+  if (then) document.querySelector(then)?.scrollIntoView();
   trigger(event, { ...rest, ...extra });
 };
 element.addEventListener('click', (e) => {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from . import address, charts, compare, engine, fit, mixer, models_section, state
+from . import address, charts, compare, draw, fit, mixer, models_section, state
 from .panel import notes, section
 
 STYLE = (
@@ -62,7 +62,7 @@ def make(session, data: dict) -> None:
         return
     cards = models_section.chosen(session)
     try:
-        recipe = engine.recipe_json(cards, session.fit, session.plan, session.mode, mixer.weights(session), _metrics(session))
+        recipe = draw.recipe_json(cards, session.fit, session.plan, session.mode, mixer.weights(session), _metrics(session))
         (session.folder / "recipe.json").write_text(recipe, "utf-8")
         (session.folder / "report.html").write_text(page(session, recipe), "utf-8")
     except (ValueError, OSError) as error:

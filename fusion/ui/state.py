@@ -30,6 +30,7 @@ class Picture:
     caption: str
     path: str
     note: str = ""
+    recipe: object | None = None  # fusion.recipe.Recipe, where the file carried one
 
     @property
     def digest(self) -> str:
@@ -104,6 +105,7 @@ class Session:
     job: object | None = None
     waiting: str = ""
     files: dict = field(default_factory=dict)  # report files that can be downloaded
+    loaded: object | None = None  # comeback.Loaded, once a recipe was taken back
     sent: dict = field(default_factory=dict)  # panel -> what the browser shows, so that only changes travel
     stamp: int = 0
     token: str = field(default_factory=lambda: secrets.token_hex(8))

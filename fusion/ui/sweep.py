@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import compare, engine, fit, jobs, models_section, state
+from . import compare, draw, engine, fit, jobs, models_section, state
 
 SWEEP = (1.0, 0.75, 0.5, 0.25, 0.0)  # share of the stronger of the two
 
@@ -46,7 +46,7 @@ def run(session):
             weights = np.zeros(len(cards))
             weights[order] = share, 1 - share
             column = state.Column(f"sweep-{share:.2f}", session.column_key("yours"))
-            for sample in engine.samples(cards, result, "yours", one, ("blend", weights), job=job):
+            for sample in draw.samples(cards, result, "yours", one, ("blend", weights), job=job):
                 compare.keep(session, column, sample, cards, one)
             session.sweep += list(column.shots.values())
 

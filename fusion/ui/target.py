@@ -6,7 +6,7 @@ import json
 from html import escape
 from pathlib import Path
 
-from . import engine, state, texts
+from . import comeback, engine, state, texts
 from .panel import notes, section
 
 EXAMPLES = ("valley", "coast", "island")
@@ -52,6 +52,11 @@ def render(session) -> str:
 def _thumb(session, index: int, picture) -> str:
     say = session.say
     note = f"<small>{escape(problem(session.language, picture.note))}</small>" if picture.note else ""
+    if picture.recipe is not None:
+        note += (
+            f'<button class="btn quiet" type="button" data-do="recipe_of" data-index="{index}" data-then="#comeback">'
+            f"{say('target.use_recipe')}</button>"
+        )
     return (
         f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
         f'<button class="drop" type="button" data-do="remove" data-index="{index}" '
@@ -113,10 +118,16 @@ def upload(session, paths: list[str]) -> None:
     """Add pictures; every file that cannot be used gets one sentence, the others are kept."""
     from fusion.images import read_images
 
-    intakes, problems = read_images(paths or [])
-    said = [("bad", f"{p.name}: {problem(session.language, p.cause_and_cure)}") for p in problems if paths]
+    recipes, paths = [p for p in paths or [] if is_recipe(p)], [p for p in paths or [] if not is_recipe(p)]
+    taken = [(Path(p).name, comeback.load(session, p)) for p in recipes[:1]]
+    if not paths:
+        session.notes["target"] = [("info", session.tell("target.recipe" if ok else "target.recipe_not", name=n)) for n, ok in taken]
+        return
+    intakes, problems = read_images(paths)
+    said = [("bad", f"{p.name}: {problem(session.language, p.cause_and_cure)}") for p in problems]
     if session.example:  # own pictures replace the example
         session.pictures, session.example = [], None
+    carried = {Path(p).name: recipe_in(p) for p in paths}
     known = {p.image.tobytes() for p in session.pictures}
     for intake in intakes:
         if intake.image.tobytes() in known:
@@ -127,12 +138,40 @@ def upload(session, paths: list[str]) -> None:
             path = session.folder / f"target-{len(list(session.folder.glob('target-*')))}.png"
             intake.image.save(path)
             session.pictures.append(
-                state.Picture(intake.image, intake.name, intake.caption or session.default_caption, str(path), intake.note)
+                state.Picture(
+                    intake.image, intake.name, intake.caption or session.default_caption, str(path), intake.note, carried.get(intake.name)
+                )
             )
     if said:
         session.notes["target"] = said[:12]
     else:
         session.notes.pop("target", None)
+
+
+def is_recipe(path: str) -> bool:
+    """True for a file that says by its name or by how it begins that it is JSON and not a picture."""
+    if path.lower().endswith(".json"):
+        return True
+    with open(path, "rb") as file:
+        return file.read(64).lstrip().startswith(b"{")
+
+
+def recipe_in(path: str):
+    """The recipe that a picture carries, or None: most pictures have none, and as a target that is no error."""
+    from fusion.recipe import Recipe, RecipeError
+
+    try:
+        return Recipe.from_png(path)
+    except RecipeError:
+        return None
+
+
+def take_recipe(session, data: dict) -> None:
+    """Make the recipe of one picture the page's state."""
+    index = _index(session, data)
+    if index >= 0 and session.pictures[index].recipe is not None:
+        picture = session.pictures[index]
+        comeback.take(session, picture.recipe, picture.name, picture.image)
 
 
 def problem(language: str, sentence: str) -> str:

@@ -1,4 +1,4 @@
-"""Every sentence of the page, in English and Japanese (`texts.yaml`). Knows no component: it turns keys into strings.
+"""Every sentence of the page, in English and Japanese (`texts*.yaml`). Knows no component: it turns keys into strings.
 
 Gradio's own translation reaches labels only; captions, progress and messages come from Python, so all texts are looked up here.
 """
@@ -16,20 +16,21 @@ LANGUAGES = {"en": "English", "ja": "日本語"}
 DEFAULT = "en"
 
 
-def _read(name: str):
-    """A data file of this folder; the C parser where PyYAML has it, ten times faster."""
+def _read(start: str) -> list:
+    """The data files of this folder whose names begin with `start`; the C parser where PyYAML has it, ten times faster."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(resources.files(__package__).joinpath(name).read_text("utf-8"), loader)
+    files = sorted((f for f in resources.files(__package__).iterdir() if f.name.startswith(start)), key=lambda f: f.name)
+    return [yaml.load(f.read_text("utf-8"), loader) for f in files if f.name.endswith(".yaml")]
 
 
 @functools.cache
 def table() -> dict[str, dict[str, str]]:
     """`key -> {language: text}`; read once."""
-    return _read("texts.yaml")
+    return {key: entry for part in _read("texts") for key, entry in part.items()}
 
 
 def say(language: str, key: str, **values) -> str:
-    """The text of `key`, with `{name}` places filled. Raises KeyError for a key that is not in texts.yaml."""
+    """The text of `key`, with `{name}` places filled. Raises KeyError for a key that is in none of texts*.yaml."""
     text = table()[key][language]
     return text.format(**values) if values else text
 
@@ -62,8 +63,8 @@ def share(value: float) -> str:
 
 @functools.cache
 def _sentences() -> list[tuple[re.Pattern, str]]:
-    rules = _read("problems.yaml")
-    return [(re.compile(rule["en"]), rule["ja"]) for rule in rules]
+    """Patterns and what they are in Japanese, from problems*.yaml."""
+    return [(re.compile(rule["en"], re.DOTALL), rule["ja"]) for part in _read("problems") for rule in part]
 
 
 def translate(language: str, sentence: str) -> str:

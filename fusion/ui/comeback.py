@@ -1,0 +1,231 @@
+"""Section 6, the way back: a recipe.json, or an image that carries its recipe, becomes the page's state and draws the same images again.
+
+A recipe holds no target images: fit and pictures stay as they are. Whatever is wrong with it is said here, and the page stays as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from . import charts, draw, fit, jobs, models_section, state, texts
+from .panel import notes, progress
+
+SHOWN = 64  # images drawn again at most; the command line draws all
+ROUTED = ("mixture", "single")  # methods whose weights are proportions of samples, as in Mix
+FITTED = ("fit", "fit_ids", "fit_pictures", "blend")
+KEPT = ("selected", "plan", "mode", "weights", *FITTED)
+
+
+@dataclass
+class Loaded:
+    """A recipe taken back. `picture`: the image that carried it; `before`: what the visitor had, for Undo; `difference`: 0..255."""
+
+    recipe: object
+    cards: list
+    name: str
+    picture: object | None = None
+    before: dict = field(default_factory=dict)
+    after: object | None = None  # the fit as it was just after loading: a later one is not undone
+    shots: list[state.Shot] = field(default_factory=list)
+    difference: int | None = None
+
+    @property
+    def images(self) -> int:
+        return 1 if self.recipe.picture is not None else max(len(self.recipe.prompts), len(self.recipe.seeds))
+
+
+def render_head(session) -> str:
+    """The heading, and the words inside the drop zone."""
+    words = json.dumps(session.tell("comeback.drop"), ensure_ascii=False)
+    return (
+        f'<div class="sf inset" id="comeback" style="padding-top:28px;padding-bottom:12px"><h3>{session.say("comeback.title")}</h3>'
+        f'<p class="soft">{session.say("comeback.lead")}</p></div><style>#recipe-drop .wrap::after {{ content: {words}; }}</style>'
+    )
+
+
+def render(session) -> str:
+    loaded = session.loaded
+    parts = [notes(session, "comeback"), progress(session, "redraw")]
+    if loaded is not None:
+        parts.append(_card(session, loaded))
+    return f'<div class="sf inset stack" style="padding-top:12px">{"".join(parts)}</div>'
+
+
+def _card(session, loaded: Loaded) -> str:
+    say, busy = session.say, session.job is not None or bool(session.waiting)
+    recipe, rows = loaded.recipe, _rows(session, loaded)
+    many = say("comeback.many", shown=SHOWN, images=loaded.images) if loaded.images > SHOWN else ""
+    undo = f'<button class="btn quiet" type="button" data-do="recipe_undo">{say("comeback.undo")}</button>' if loaded.before else ""
+    shots = "".join(_shot(session, shot) for shot in loaded.shots)
+    return (
+        f'<div class="card stack" id="recipe-card"><h3>{say("comeback.is", name=loaded.name)}</h3>'
+        f"{charts.plain_table([session.tell('comeback.what'), session.tell('comeback.value')], rows, numbers=False)}"
+        f'<div class="row"><button class="btn primary" type="button" id="redraw-button" data-do="redraw" data-event="redraw" '
+        f'{"disabled" if busy else ""}>{say("comeback.redraw", images=min(loaded.images, SHOWN), steps=recipe.steps)}</button>{undo}'
+        f'<span class="soft">{many}</span></div>{_sameness(session, loaded)}'
+        f'<div class="redrawn" id="redrawn">{shots}</div></div>'
+    )
+
+
+def _rows(session, loaded: Loaded) -> list[list[str]]:
+    tell, recipe = session.tell, loaded.recipe
+    shares = weights_of(recipe)
+    mix = " + ".join(f"{w:.2f} {card.title}" for w, card in zip(shares, loaded.cards) if w >= 0.005)
+    prompts, seeds = list(dict.fromkeys(recipe.prompts)), list(dict.fromkeys(recipe.seeds))
+    if recipe.picture is not None:
+        prompt, seed = recipe.plan().jobs[min(recipe.picture, len(recipe.plan().jobs) - 1)]
+        prompts, seeds = [prompt], [seed]
+    return [
+        [tell("word.model"), mix],
+        [tell("word.method"), tell(f"method.{recipe.method}")],
+        [tell("comeback.prompts"), "; ".join(prompts[:4]) + (" …" if len(prompts) > 4 else "")],
+        [tell("comeback.seeds"), ", ".join(map(str, seeds[:8])) + (" …" if len(seeds) > 8 else "")],
+        [tell("compare.steps"), str(recipe.steps)],
+    ]
+
+
+def _shot(session, shot: state.Shot) -> str:
+    source = session.say("compare.from", name=shot.member) + " · " if shot.member else ""
+    return (
+        f'<figure class="shot"><a href="{state.link(shot.path)}" target="_blank" rel="noopener"><img src="{state.link(shot.path)}" '
+        f'alt="{escape(shot.prompt)}"></a><figcaption>{source}{session.say("compare.seed", seed=shot.seed)}</figcaption></figure>'
+    )
+
+
+def _sameness(session, loaded: Loaded) -> str:
+    if loaded.difference is None:
+        return ""
+    key = "comeback.same" if loaded.difference == 0 else "comeback.differs"
+    return f'<p role="status" id="sameness">{session.say(key, levels=loaded.difference)}</p>'
+
+
+def weights_of(recipe) -> np.ndarray:
+    """`(K,)` shares of a recipe's models, averaged over noise levels where they differ by level."""
+    values = np.asarray(recipe.weights, float)
+    shares = values if values.ndim == 1 else values.mean(0)
+    return shares / shares.sum()
+
+
+# ------------------------------------------------------------------------------------------------ taking one
+
+
+def load(session, path: str, name: str | None = None) -> bool:
+    """Take the recipe in a .json file or in a PNG. False, with a sentence in place and nothing changed, when it cannot be used."""
+    from PIL import Image
+
+    from fusion.recipe import Recipe, RecipeError
+
+    name = name or Path(path).name
+    try:
+        recipe = Recipe.load(path)
+        picture = None
+        if recipe.picture is not None and Path(path).read_bytes()[:4] == b"\x89PNG":
+            with Image.open(path, formats=("PNG",)) as image:
+                picture = image.convert("RGB")
+        return take(session, recipe, name, picture)
+    except (RecipeError, OSError) as error:
+        return _refuse(session, name, error)
+
+
+def take(session, recipe, name: str, picture=None) -> bool:
+    """Make a checked recipe the page's state: models, prompts, seeds, steps, method, weights. Target and fit stay."""
+    from fusion.recipe import RecipeError, described
+
+    try:
+        local = {described(card)["id"]: card for card in session.added.values()}
+        cards = recipe.cards(models_section.offered(session), local)
+    except RecipeError as error:
+        return _refuse(session, name, error)
+    before = {key: getattr(session, key) for key in KEPT}
+    before |= {"plan": replace(session.plan), "selected": list(session.selected), "weights": dict(session.weights)}
+    session.loaded = Loaded(recipe, cards, name, picture, before)
+    _apply(session, recipe, cards)
+    session.loaded.after = session.fit
+    unsure, exact = _unchecked(recipe, cards), _set_plan(session.plan, recipe)
+    said = [session.tell("comeback.no_hashes", models=texts.join(session.language, unsure))] if unsure else []
+    said += [] if exact else [session.tell("comeback.near")]
+    session.note("comeback", "warn" if unsure else "info", session.tell("comeback.taken", name=name), *said)
+    return True
+
+
+def _refuse(session, name: str, error: Exception) -> bool:
+    reason = texts.translate(session.language, str(error))
+    session.note("comeback", "bad", session.tell("comeback.refused", name=name, reason=reason))
+    return False
+
+
+def _unchecked(recipe, cards) -> list[str]:
+    """Titles of models for which the recipe, or the card here, says no hash: nobody can tell whether they are the same."""
+    return list(dict.fromkeys(c.title for model, c in zip(recipe.models, cards) if not set(model.get("sha256", {})) & set(c.sha256)))
+
+
+def _apply(session, recipe, cards) -> None:
+    """Models and weights; a model that is named twice gets the sum."""
+    before = [c.id for c in models_section.chosen(session)]
+    shares = {}
+    for card, share in zip(cards, weights_of(recipe)):
+        shares[card.id] = shares.get(card.id, 0.0) + float(share)
+    session.selected = list(shares)
+    models_section.carry(session, before)
+    session.mode = "mix" if recipe.method in ROUTED else "blend"
+    session.weights[session.mode] = np.array([shares[c.id] for c in models_section.chosen(session)])
+    session.stamp += 1
+
+
+def _set_plan(plan, recipe) -> bool:
+    """Prompts, seeds and steps for section 4, as near as its grid of consecutive seeds can be. True if it is the same set of images."""
+    jobs = recipe.plan().jobs
+    prompts, seeds = list(dict.fromkeys(p for p, _ in jobs)), sorted({s for _, s in jobs})
+    plan.prompts = tuple(p[:400] for p in prompts[:16] if p.strip()) or plan.prompts
+    plan.first_seed = state.whole(seeds[0], plan.first_seed, 0, state.MAX_SEED - 64)
+    plan.count = min(len(seeds), 16)
+    plan.steps = state.whole(recipe.steps, plan.steps, 2, 100)
+    plan.methods = tuple(dict.fromkeys([*plan.methods, recipe.method, "yours"]))
+    grid = {(p, s) for p in plan.prompts for s in plan.seeds}
+    return grid == set(jobs) and plan.steps == recipe.steps
+
+
+def undo(session, data: dict) -> None:
+    """Everything as it was before the recipe; the recipe's own images go."""
+    if session.loaded is None:
+        return
+    newer = session.fit is not session.loaded.after
+    for key, value in session.loaded.before.items():
+        if not (newer and key in FITTED):
+            setattr(session, key, value)
+    session.loaded = None
+    session.notes.pop("comeback", None)
+    session.stamp += 1
+
+
+# ------------------------------------------------------------------------------------------------ drawing again
+
+
+def run(session):
+    """Generator: the recipe's own images, as it says, whatever section 4 is set to; compared with the picture that carried it."""
+    loaded = session.loaded
+    if loaded is None:
+        return
+    session.notes.pop("comeback", None)
+    loaded.shots, loaded.difference = [], None
+
+    def work(job) -> None:
+        for sample in draw.again(loaded.cards, loaded.recipe, job=job):
+            path = session.folder / f"again-{session.stamp}-{len(loaded.shots)}.png"
+            draw.save(sample, loaded.cards, loaded.recipe.plan(), path)
+            loaded.shots.append(state.Shot(str(path), sample.prompt, int(sample.seed), tuple(map(float, sample.weights)), sample.member))
+            if loaded.picture is not None:
+                loaded.difference = draw.difference(sample.image, loaded.picture)
+            if len(loaded.shots) >= SHOWN:
+                return
+
+    job = jobs.Job("redraw", work)
+    yield from fit.follow(session, job)
+    if job.stopped() and "comeback" not in session.notes:
+        session.note("comeback", "warn", session.tell("run.stopped_early" if loaded.shots else "run.stopped_nothing"))
+    yield
