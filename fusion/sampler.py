@@ -88,15 +88,17 @@ class FusedDenoiser(Slot):
     def _predict(self, k: int, x_t: Tensor, t: Tensor, level: Tensor, given: dict) -> Tensor:
         """Member k's prediction in member 0's parametrisation."""
         member, here = self.ensemble.members[k], self.ensemble.noise
-        conditioning, name = self.relay.arguments(k, given), self.ensemble.family.sample
+        conditioning, family = self.relay.arguments(k, given), self.ensemble.family
+        name, answers = family.sample, []
         if member.noise.calls_like(here):
             return member(**{name: x_t, "timestep": t}, **conditioning)
 
         def network(x: Tensor, at: Tensor) -> Tensor:
-            return member(**{name: x.to(x_t.dtype), "timestep": member.noise.timestep(at)}, **conditioning)
+            answers.append(member(**{name: x.to(x_t.dtype), "timestep": member.noise.timestep(at)}, **conditioning))
+            return family.mean(answers[0], x)
 
         sample, noise = predict_pair(network, x_t, level, here, member.noise)
-        return here.from_pair(sample, noise, level).to(x_t.dtype)
+        return family.answer(here.from_pair(sample, noise, level).to(x_t.dtype), answers[0])
 
 
 @contextmanager

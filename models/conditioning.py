@@ -104,12 +104,12 @@ class Conditioning:
     guidance: float | None = None  # classifier-free guidance scale when the rows are doubled
 
     def predict(self, network: Callable[..., Tensor], x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
-        """The network's raw prediction `(B, ...)` for latents at its own t `(B,)`, row b conditioned on prompt `index[b]`."""
+        """The network's prediction `(B, ...)` for latents at its own t `(B,)`, row b conditioned on prompt `index[b]`; no variance."""
         index = index.to(x_t.device)
         if self.guidance is not None:
             x_t, t, index = x_t.repeat(2, *[1] * (x_t.ndim - 1)), t.repeat(2), torch.cat([index, index + len(self.prompts)])
         given = _map(self.arguments, lambda name, leaf: leaf if name in self.family.shared else leaf[index])
-        prediction = network(**{self.family.sample: x_t, "timestep": t}, **given)
+        prediction = self.family.mean(network(**{self.family.sample: x_t, "timestep": t}, **given), x_t)
         if self.guidance is None:
             return prediction
         without, with_prompt = prediction.chunk(2)
@@ -138,7 +138,7 @@ def record(pipeline: object, family: Family, prompts: list[str], size: tuple[int
             setattr(pipeline, family.slot, recorder)
             try:
                 pipeline(prompt=list(prompts[start : start + batch]), height=size[0], width=size[1], num_inference_steps=4,
-                         guidance_scale=scale, output_type="latent")  # fmt: skip
+                         guidance_scale=scale, output_type="latent", **family.call)  # fmt: skip
             except _Recorded:
                 parts.append(recorder.captured)
     finally:

@@ -1,4 +1,4 @@
-"""What differs between Stable Diffusion 1/2, SDXL, SD3, Flux and plain DDPM: slot, time scale, conditioning, and latents.
+"""What differs between Stable Diffusion 1/2, SDXL, SD3, Flux, PixArt-Sigma and plain DDPM: slot, time scale, conditioning, and latents.
 
 A latent is what the denoiser is given: `(C, H, W)` scaled, for Flux packed `(tokens, 4 C)`, for DDPM pixels in [-1, 1].
 Pipelines do the rest themselves; nothing here loads or samples.
@@ -21,8 +21,11 @@ from .errors import ModelError
 class Family:
     """One architecture.
 
-    pipelines: names of the diffusers pipelines that may be loaded, the first one is stock. network: the denoiser's class.
+    pipelines: names of the diffusers pipelines that may be loaded, the first one is stock. networks: classes the denoiser may have.
     slot: the pipeline attribute that holds it. sample: the name of its latent argument. time_scale: its t per scheduler's t.
+    patch: latent cells per side of what the denoiser reads at once. packed: whether the latent is a row of such patches.
+    learned_variance: the denoiser answers with twice the channels, and pipelines drop the second half (Nichol & Dhariwal 2021).
+    call: what its pipeline must be told to make images of any size.
     text: components that turn prompts into conditioning; embeddings: the denoiser's arguments they fill (dotted path), each with the
     positions of (positive, negative) in what `encode_prompt` returns. shared: arguments without a batch dimension.
     guidance: `batch` (classifier-free, unconditional half first), `embedded` (a number the network is given) or `none`.
@@ -31,31 +34,49 @@ class Family:
     name: str
     title: str
     pipelines: tuple[str, ...]
-    network: str
+    networks: tuple[str, ...]
     slot: str
     sample: str
     time_scale: float = 1.0
+    patch: int = 1
+    packed: bool = False
+    learned_variance: bool = False
+    call: Mapping[str, object] = field(default_factory=dict)
     text: tuple[str, ...] = ()
     embeddings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
     guidance: str = "batch"
 
+    def mean(self, prediction: Tensor, latent: Tensor) -> Tensor:
+        """What is predicted of `latent` `(B, C, ...)`: the answer without its learned variance."""
+        return prediction[:, : latent.shape[1]] if self.learned_variance else prediction
+
+    def answer(self, mean: Tensor, prediction: Tensor) -> Tensor:
+        """`mean` in the shape in which the denoiser gave `prediction`: with its learned variance behind it again."""
+        return torch.cat([mean, prediction[:, mean.shape[1] :]], dim=1) if self.learned_variance else mean
+
 
 _CLIP = ("tokenizer", "text_encoder")
 _TWO = _CLIP + ("tokenizer_2", "text_encoder_2")
+_UNET = dict(networks=("UNet2DConditionModel",), slot="unet", sample="sample")
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        Family("sd", "Stable Diffusion 1 and 2", ("StableDiffusionPipeline",), "UNet2DConditionModel", "unet", "sample",
+        Family("sd", "Stable Diffusion 1 and 2", ("StableDiffusionPipeline",), **_UNET,
                text=_CLIP, embeddings={"encoder_hidden_states": (0, 1)}),
-        Family("sdxl", "Stable Diffusion XL", ("StableDiffusionXLPipeline",), "UNet2DConditionModel", "unet", "sample",
+        Family("sdxl", "Stable Diffusion XL", ("StableDiffusionXLPipeline",), **_UNET,
                text=_TWO, embeddings={"encoder_hidden_states": (0, 1), "added_cond_kwargs.text_embeds": (2, 3)}),
-        Family("sd3", "Stable Diffusion 3", ("StableDiffusion3Pipeline",), "SD3Transformer2DModel", "transformer", "hidden_states",
-               text=_TWO + ("tokenizer_3", "text_encoder_3"), embeddings={"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)}),
-        Family("flux", "Flux", ("FluxPipeline",), "FluxTransformer2DModel", "transformer", "hidden_states", time_scale=1 / 1000,
-               text=_TWO, embeddings={"encoder_hidden_states": (0,), "pooled_projections": (1,), "txt_ids": (2,)},
+        Family("sd3", "Stable Diffusion 3", ("StableDiffusion3Pipeline",), ("SD3Transformer2DModel",), "transformer", "hidden_states",
+               patch=2, text=_TWO + ("tokenizer_3", "text_encoder_3"),
+               embeddings={"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)}),
+        Family("flux", "Flux", ("FluxPipeline",), ("FluxTransformer2DModel",), "transformer", "hidden_states", time_scale=1 / 1000,
+               patch=2, packed=True, text=_TWO, embeddings={"encoder_hidden_states": (0,), "pooled_projections": (1,), "txt_ids": (2,)},
                shared=frozenset({"txt_ids", "img_ids"}), guidance="embedded"),
-        Family("ddpm", "unconditional DDPM", ("DDPMPipeline", "DDIMPipeline"), "UNet2DModel", "unet", "sample", guidance="none"),
+        # its first weights call their class Transformer2DModel; diffusers loads the same network for both names
+        Family("pixart", "PixArt-Sigma", ("PixArtSigmaPipeline",), ("PixArtTransformer2DModel", "Transformer2DModel"), "transformer",
+               "hidden_states", patch=2, learned_variance=True, call={"use_resolution_binning": False},
+               text=_CLIP, embeddings={"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)}),
+        Family("ddpm", "unconditional DDPM", ("DDPMPipeline", "DDIMPipeline"), ("UNet2DModel",), "unet", "sample", guidance="none"),
     )
 }  # fmt: skip
 
@@ -79,7 +100,7 @@ def pixel_size(pipeline: object, family: Family) -> tuple[int, int]:
     """`(height, width)` in pixels of the image that the pipeline makes by default."""
     if family.name == "ddpm":
         return _pair(pipeline.unet.config.sample_size)
-    if family.name == "flux":
+    if family.packed:
         return (pipeline.default_sample_size * pipeline.vae_scale_factor,) * 2
     height, width = _pair(getattr(pipeline, family.slot).config.sample_size)
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
@@ -90,7 +111,7 @@ def check_size(pipeline: object, family: Family, size: tuple[int, int]) -> tuple
     default = pixel_size(pipeline, family)
     if family.name == "ddpm" and tuple(size) != default:
         raise ModelError(f"this {family.title} makes images of {default[0]} x {default[1]} pixels only: leave the size out")
-    step = 1 if family.name == "ddpm" else pipeline.vae_scale_factor * (1 if family.name in ("sd", "sdxl") else 2)
+    step = 1 if family.name == "ddpm" else pipeline.vae_scale_factor * family.patch
     if len(size) != 2 or any(side < step or side % step for side in size):
         raise ModelError(f"height and width must be multiples of {step} pixels, not {' x '.join(map(str, size))}")
     return int(size[0]), int(size[1])
@@ -103,7 +124,7 @@ def latent_shape(pipeline: object, family: Family, size: tuple[int, int]) -> tup
     if family.name == "ddpm":
         return channels, height, width
     height, width = height // pipeline.vae_scale_factor, width // pipeline.vae_scale_factor
-    return ((height // 2) * (width // 2), channels) if family.name == "flux" else (channels, height, width)
+    return ((height // 2) * (width // 2), channels) if family.packed else (channels, height, width)
 
 
 # ------------------------------------------------------------------------------------------------ latents
@@ -145,7 +166,7 @@ def encode(pipeline: object, family: Family, images: list[Image.Image], size: tu
             shift, scale = _affine(vae, mode)
             latents.append(((mode - shift) * scale).cpu())
     z = torch.cat(latents)
-    return pipeline._pack_latents(z, *z.shape) if family.name == "flux" else z
+    return pipeline._pack_latents(z, *z.shape) if family.packed else z
 
 
 @torch.no_grad()
@@ -154,7 +175,7 @@ def decode(pipeline: object, family: Family, latents: Tensor, size: tuple[int, i
     if family.name == "ddpm":
         return to_images(latents)
     vae, images = pipeline.vae, []
-    if family.name == "flux":
+    if family.packed:
         latents = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
     with _wide(vae):
         for part in latents.split(batch):

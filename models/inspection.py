@@ -51,8 +51,8 @@ def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description
     for part, (library, cls) in parts.items():
         if library not in LIBRARIES:
             raise ModelError(f"'{name}' asks for its own code ({part}: {library}.{cls}), which is never run here: use a standard model")
-    if parts.get(family.slot, [None, None])[1] != family.network:
-        raise ModelError(f"'{name}' needs a {family.network} in {family.slot}/, its model_index.json says {parts.get(family.slot)}")
+    if parts.get(family.slot, [None, None])[1] not in family.networks:
+        raise ModelError(f"'{name}' needs a {family.networks[0]} in {family.slot}/, its model_index.json says {parts.get(family.slot)}")
     config = lambda part, file: read_json(folder / part / file, name) if part in parts else {}  # noqa: E731
     description = Description(card, folder, adapter, family, str(index["_class_name"]), parts, config(family.slot, "config.json"),
                               config("vae", "config.json"), config("scheduler", "scheduler_config.json"))  # fmt: skip
@@ -63,10 +63,10 @@ def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description
 def _refuse_broken(model: Description) -> None:
     channels, out = model.network.get("in_channels"), model.network.get("out_channels")
     latent = model.autoencoder.get("latent_channels", channels)
-    packed = 4 if model.family.name == "flux" else 1
+    packed = 4 if model.family.packed else 1
     if channels != latent * packed:
         raise ModelError(f"'{model.name}' takes {channels} channels for a latent of {latent}: inpainting and editing models do not fuse")
-    if out is not None and out != channels:
+    if out is not None and out != channels * (2 if model.family.learned_variance else 1):
         raise ModelError(f"'{model.name}' predicts {out} channels from {channels} (a learned variance): such models cannot be fused")
 
 
@@ -101,26 +101,30 @@ def _refuse_adapter(model: Description) -> None:
 
 # ------------------------------------------------------------------------------------------------ can they be fused?
 
-def refuse_unfusable(models: list[Description]) -> None:
-    """Raise ModelError, naming both members and the reason, at the first member that does not share the first one's latent space."""
+def refuse_unfusable(models: list[Description], size: tuple[int, int] | None = None) -> None:
+    """Raise ModelError, naming both members and the reason, at the first member that does not share the first one's latent space.
+
+    size: a size in pixels chosen for all, so that members made for different ones may meet.
+    """
     first = models[0]
     for other in models[1:]:
-        reason = difference(first, other)
+        reason = difference(first, other, size is not None)
         if reason:
             raise ModelError(f"'{first.name}' and '{other.name}' cannot be fused: {reason}. "
                              "Choose members of one family and one latent space.")  # fmt: skip
 
 
-def difference(first: Description, other: Description) -> str | None:
-    """Why two models cannot be fused, None when they can."""
+def difference(first: Description, other: Description, any_size: bool = False) -> str | None:
+    """Why two models cannot be fused, None when they can. any_size: models that can make images of every size may differ in their own."""
     if first.family != other.family:
         return f"the first is {first.family.title}, the second {other.family.title}"
     for key, what in (("in_channels", "latent channels"), ("sample_size", "latent size"), ("cross_attention_dim", "text width"),
-                      ("joint_attention_dim", "text width"), ("pooled_projection_dim", "pooled text width"),
+                      ("joint_attention_dim", "text width"), ("caption_channels", "text width"),
+                      ("pooled_projection_dim", "pooled text width"),
                       ("projection_class_embeddings_input_dim", "pooled text width"), ("guidance_embeds", "embedded guidance"),
                       ("time_cond_proj_dim", "embedded guidance")):  # fmt: skip
         mine, yours = first.network.get(key), other.network.get(key)
-        if mine != yours:
+        if mine != yours and not (key == "sample_size" and any_size and first.family.text):
             return f"their {what} differs ({mine} and {yours})"
     for key in ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "latent_channels", "block_out_channels"):
         mine, yours = first.autoencoder.get(key), other.autoencoder.get(key)

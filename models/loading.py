@@ -49,7 +49,7 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
         tell(i, steps, f"Looking at {card.title}")
         card = sources.pinned(card)
         models.append(describe(card, sources.small_files(card), sources.adapter_file(card)))
-    refuse_unfusable(models)
+    refuse_unfusable(models, size)
     models = [_complete(model) for model in models]
     loader = _Loader(device, dtype, lora, models)
     members = []

@@ -21,7 +21,7 @@ from tests import tiny
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
-SIZE = {"flux": (16, 16)}  # pixels; the pipeline's own default is 256 x 256
+SIZE = {"flux": (16, 16), "schnell": (16, 16)}  # pixels; the pipeline's own default is 256 x 256
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,16 +40,16 @@ def tiny_card(family: str, folder: Path, **more: object) -> ModelCard:
 
 @pytest.fixture(scope="session")
 def tiny_cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[ModelCard]]:
-    """`tiny_cards(family)`: two members that share everything but the denoiser; also `portraits` (three, of family sd)."""
+    """`tiny_cards(kind)`: two members that share everything but the denoiser, of a kind of `tiny.KINDS`; three `portraits`."""
     root, made = tmp_path_factory.mktemp("tiny"), {}
 
     def cards(kind: str) -> list[ModelCard]:
         if kind not in made:
-            build = tiny.portraits if kind == "portraits" else tiny.FAMILIES[kind]
+            build = tiny.portraits if kind == "portraits" else tiny.KINDS[kind]
             first = build(root / f"{kind}-a")
             count = 3 if kind == "portraits" else 2
             others = [build(root / f"{kind}-{'bc'[k]}", k + 1, **({} if kind == "ddpm" else {"sibling": first})) for k in range(count - 1)]
-            made[kind] = [tiny_card("sd" if kind == "portraits" else kind, folder) for folder in (first, *others)]
+            made[kind] = [tiny_card(tiny.family_of(kind), folder) for folder in (first, *others)]
         return made[kind]
 
     return cards
@@ -57,7 +57,7 @@ def tiny_cards(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list
 
 @pytest.fixture(scope="session")
 def tiny_ensemble(tiny_cards: Callable[[str], list[ModelCard]]) -> Callable[[str], Ensemble]:
-    """`tiny_ensemble(family)`: the loaded members of `tiny_cards`, shared by the session: leave it as it was."""
+    """`tiny_ensemble(kind)`: the loaded members of `tiny_cards`, shared by the session: leave it as it was."""
     made = {}
 
     def ensemble(kind: str) -> Ensemble:

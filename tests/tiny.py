@@ -50,11 +50,11 @@ def vae(channels: int = 4, scaling: float = 0.18215, shift: float | None = None)
     ).eval()  # fmt: skip
 
 
-def unet(context: int = 16, size: int = 8, **more: object) -> diffusers.UNet2DConditionModel:
+def unet(context: int = 16, size: int = 8, heads: int | tuple[int, ...] = 2, **more: object) -> diffusers.UNet2DConditionModel:
     return diffusers.UNet2DConditionModel(
         sample_size=size, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=context, attention_head_dim=2, norm_num_groups=4, **more,
+        cross_attention_dim=context, attention_head_dim=heads, norm_num_groups=4, **more,
     ).eval()  # fmt: skip
 
 
@@ -84,6 +84,17 @@ def portraits(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Pa
     return sd(folder, seed, sibling=sibling, prediction="v_prediction", size=16, beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
 
 
+def sd2(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
+    """Stable Diffusion 2.x at 768 pixels, but tiny: v prediction, linear projections, one number of heads per block."""
+    torch.manual_seed(seed)
+    parts = dict(unet=unet(24, use_linear_projection=True, heads=(1, 2)), scheduler=scheduler("v_prediction"))
+    if sibling is not None:
+        return _save(diffusers.StableDiffusionPipeline.from_pretrained(sibling, **parts, requires_safety_checker=False), folder)
+    return _save(diffusers.StableDiffusionPipeline(
+        **parts, vae=vae(), text_encoder=text_encoder(24), tokenizer=tokenizer(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False), folder)  # fmt: skip
+
+
 def sdxl(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
     torch.manual_seed(seed)
     more = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=16 + 6 * 8)
@@ -95,11 +106,11 @@ def sdxl(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
                  text_encoder_2=text_encoder(projected=True), tokenizer_2=tokenizer()), folder)  # fmt: skip
 
 
-def sd3(folder: Path, seed: int = 0, *, sibling: Path | None = None, shift: float = 3.0) -> Path:
+def sd3(folder: Path, seed: int = 0, *, sibling: Path | None = None, shift: float = 3.0, **more: object) -> Path:
     torch.manual_seed(seed)
     network = diffusers.SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, pos_embed_max_size=8,
+        joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32, pos_embed_max_size=8, **more,
     )  # fmt: skip
     parts = dict(transformer=network.eval(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=shift))
     if sibling is not None:
@@ -110,6 +121,11 @@ def sd3(folder: Path, seed: int = 0, *, sibling: Path | None = None, shift: floa
         text_encoder_2=text_encoder(projected=True), tokenizer_2=tokenizer(), text_encoder_3=_wide_t5(encoder)), folder)  # fmt: skip
 
 
+def sd35(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
+    """Stable Diffusion 3.5 medium, but tiny: normalised queries and keys, a second attention in its first layer."""
+    return sd3(folder, seed, sibling=sibling, qk_norm="rms_norm", dual_attention_layers=(0,))
+
+
 def _wide_t5(encoder: T5EncoderModel) -> T5EncoderModel:
     """SD3 pads its two CLIP embeddings (16 + 16) to the width of T5: 32."""
     config = copy.deepcopy(encoder.config)
@@ -118,17 +134,37 @@ def _wide_t5(encoder: T5EncoderModel) -> T5EncoderModel:
 
 
 def flux(folder: Path, seed: int = 0, *, sibling: Path | None = None, guidance: bool = True) -> Path:
+    """Flux dev, which is given the guidance as a number; without `guidance` schnell, which is not and has a plain schedule."""
     torch.manual_seed(seed)
     network = diffusers.FluxTransformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8], guidance_embeds=guidance,
     )  # fmt: skip
-    parts = dict(transformer=network.eval(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
+    parts = dict(transformer=network.eval(), scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=guidance))
     if sibling is not None:
         return _save(diffusers.FluxPipeline.from_pretrained(sibling, **parts), folder)
     words, encoder = t5()
     return _save(diffusers.FluxPipeline(**parts, vae=vae(scaling=0.3611, shift=0.1159), text_encoder=text_encoder(), tokenizer=tokenizer(),
                                         text_encoder_2=encoder, tokenizer_2=words), folder)  # fmt: skip
+
+
+def schnell(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
+    return flux(folder, seed, sibling=sibling, guidance=False)
+
+
+def pixart(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
+    """PixArt-Sigma, but tiny: T5 alone, a learned variance behind the predicted noise."""
+    torch.manual_seed(seed)
+    network = diffusers.PixArtTransformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=8, num_layers=1, attention_head_dim=8, num_attention_heads=2,
+        cross_attention_dim=16, caption_channels=16, interpolation_scale=1, use_additional_conditions=False,
+    )  # fmt: skip
+    steps = diffusers.DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=0.0001, beta_end=0.02)
+    parts = dict(transformer=network.eval(), scheduler=steps)
+    if sibling is not None:
+        return _save(diffusers.PixArtSigmaPipeline.from_pretrained(sibling, **parts), folder)
+    words, encoder = t5()
+    return _save(diffusers.PixArtSigmaPipeline(**parts, vae=vae(scaling=0.13025), text_encoder=encoder, tokenizer=words), folder)
 
 
 def ddpm(folder: Path, seed: int = 0, *, ddim: bool = False, channels: int = 3, prediction: str = "epsilon") -> Path:
@@ -156,7 +192,14 @@ def lora(folder: Path, base: Path, seed: int = 0, *, text: bool = False) -> Path
     return Path(folder)
 
 
-FAMILIES = {"sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux, "ddpm": ddpm}
+FAMILIES = {"sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux, "pixart": pixart, "ddpm": ddpm}
+VARIANTS = {"sd2": sd2, "sd35": sd35, "schnell": schnell}  # of these families: sd, sd3, flux
+KINDS = {**FAMILIES, **VARIANTS}
+
+
+def family_of(kind: str) -> str:
+    """The family of a kind of tiny pipeline; `portraits` is one more of them."""
+    return {"portraits": "sd", "sd2": "sd", "sd35": "sd3", "schnell": "flux"}.get(kind, kind)
 
 
 def _save(pipeline: diffusers.DiffusionPipeline, folder: Path) -> Path:

@@ -32,22 +32,23 @@ def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | No
         try:
             with fused(ensemble, weights) as pipeline:  # not held while we wait for our caller, who may draw with another method meanwhile
                 done, total = number * plan.steps, len(batches) * plan.steps
-                images = _call(pipeline, plan, ensemble.size, batch, done=done, total=total, label=member or method)
+                images = _call(pipeline, plan, ensemble, batch, done=done, total=total, label=member or method)
         except Stopped:
             return
         for place, (image, (prompt, seed)) in enumerate(zip(images, batch)):
             yield Sample(image, method, prompt, seed, shares, member, applied, batch, place)
 
 
-def _call(pipeline, plan: SamplingPlan, size: tuple[int, int], batch, *, done: int, total: int, label: str) -> list:
-    """One call of the pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. `size`: where the plan has none."""
+def _call(pipeline, plan: SamplingPlan, ensemble, batch, *, done: int, total: int, label: str) -> list:
+    """One call of the pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. Size: plan's or ensemble's."""
     accepted = inspect.signature(pipeline.__call__).parameters
     offered = {
         "prompt": [prompt for prompt, _ in batch],
         "num_inference_steps": plan.steps,
         "guidance_scale": plan.guidance,
-        "height": plan.height or size[0],
-        "width": plan.width or size[1],
+        "height": plan.height or ensemble.size[0],
+        "width": plan.width or ensemble.size[1],
+        **ensemble.family.call,
     }
     arguments = {key: value for key, value in offered.items() if key in accepted}
     if "prompt" not in accepted:  # DDPM and DDIM draw without a condition

@@ -15,28 +15,29 @@ from fusion.sampler import LevelTable, fused
 from fusion.weights import Weights
 from models.errors import ModelError
 from models.loading import load_ensemble
-from tests.tiny import FAMILIES
+from tests.tiny import KINDS, family_of
 
 
 def draw(pipeline, family: str, prompt: str = "a cat", guidance: float = 4.0, steps: int = 3, **more) -> np.ndarray:
     """Three steps of a stock pipeline at one seed."""
     pipeline.set_progress_bar_config(disable=True)
     kind = {} if family == "ddpm" else {"prompt": prompt, "guidance_scale": guidance}
-    size = {"height": 16, "width": 16} if family == "flux" else {}
+    size = {"height": 16, "width": 16} if family_of(family) == "flux" else {}
+    size |= {"use_resolution_binning": False} if family == "pixart" else {}
     return pipeline(**kind, **size, num_inference_steps=steps, output_type="np", generator=torch.Generator().manual_seed(3), **more).images
 
 
 def stock(card, family: str):
     """The member as diffusers alone loads it."""
-    cls = getattr(diffusers, FAMILIES_PIPELINE[family])
-    return cls.from_pretrained(card.source, **({"requires_safety_checker": False} if family == "sd" else {}))
+    cls = getattr(diffusers, FAMILIES_PIPELINE[family_of(family)])
+    return cls.from_pretrained(card.source, **({"requires_safety_checker": False} if family_of(family) == "sd" else {}))
 
 
 FAMILIES_PIPELINE = {"sd": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline", "sd3": "StableDiffusion3Pipeline",
-                     "flux": "FluxPipeline", "ddpm": "DDPMPipeline"}  # fmt: skip
+                     "flux": "FluxPipeline", "pixart": "PixArtSigmaPipeline", "ddpm": "DDPMPipeline"}  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 @pytest.mark.parametrize("member", [0, 1])
 def test_one_hot_weights_are_the_single_model_bit_for_bit(tiny_cards, tiny_ensemble, family, member):
     alone = draw(stock(tiny_cards(family)[member], family), family)
@@ -46,7 +47,7 @@ def test_one_hot_weights_are_the_single_model_bit_for_bit(tiny_cards, tiny_ensem
     assert not np.array_equal(alone, other)  # or the comparison says nothing
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "pixart"])
 def test_one_hot_with_guidance_off_and_a_batch(tiny_cards, tiny_ensemble, family):
     more = dict(prompt=["a cat", "the dog"], guidance=1.0, num_images_per_prompt=2)
     alone = draw(stock(tiny_cards(family)[1], family), family, **more)
@@ -70,10 +71,10 @@ def test_one_hot_under_other_schedulers(tiny_cards, tiny_ensemble, scheduler):
         assert np.array_equal(draw(pipeline, "sd", steps=5), draw(single, "sd", steps=5))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_equal_members_fuse_to_one(tiny_cards, family):
     first = tiny_cards(family)[0]
-    ensemble = load_ensemble([first, first, first], device="cpu", size=(16, 16) if family == "flux" else None)
+    ensemble = load_ensemble([first, first, first], device="cpu", size=(16, 16) if family_of(family) == "flux" else None)
     assert ensemble.names == (first.title, f"{first.title} (2)", f"{first.title} (3)")
     assert ensemble.members[0].network is ensemble.members[2].network
     alone = draw(stock(first, family), family)
@@ -82,7 +83,7 @@ def test_equal_members_fuse_to_one(tiny_cards, family):
             np.testing.assert_allclose(draw(pipeline, family), alone, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_predicted_loss_is_the_measured_error_of_the_fused_denoiser(tiny_ensemble, family):
     """`w' R w` of the statistic against what the module in the slot really predicts, at the same latents, to five decimals."""
     ensemble, weights = tiny_ensemble(family), np.array([0.3, 0.7])
@@ -109,7 +110,8 @@ def test_predicted_loss_is_the_measured_error_of_the_fused_denoiser(tiny_ensembl
                 raw = conditioning.predict(lambda **given: denoiser(**given, return_dict=False)[0], x_t[b : b + 1], t, index[b : b + 1])
                 a, s = (float(c[b]) for c in ensemble.noise.coefficients(level.double()))
                 x, raw = x_t[b].double(), raw[0].double()
-                fused_noise = {"epsilon": raw, "flow": x + a * raw}[ensemble.noise.prediction_type]  # design/maths.md, "The path"
+                as_noise = {"epsilon": raw, "flow": x + a * raw, "v_prediction": s * x + a * raw}  # design/maths.md, "The path"
+                fused_noise = as_noise[ensemble.noise.prediction_type]
                 errors.append((fused_noise - (x - a * x0[index[b]].double()) / s).square().mean().item())
     assert predicted == pytest.approx(np.mean(errors), abs=5e-6, rel=5e-6)
 
@@ -148,6 +150,32 @@ def test_one_hot_member_of_other_parametrisation_draws_its_own_image(sd_cards, o
         np.testing.assert_allclose(draw(pipeline, "sd", guidance=1.0, steps=5), alone, atol=1e-4)
 
 
+def test_learned_variance_stays_behind_a_member_of_another_schedule(tiny_cards, tmp_path):
+    """PixArt answers with noise and a variance. Called at equal logSNR, its noise is fused, and the pipeline still finds both halves."""
+    import shutil
+
+    from tests.conftest import tiny_card
+
+    base = tiny_cards("pixart")[0]
+    folder = shutil.copytree(tiny_cards("pixart")[1].source, tmp_path / "scaled")
+    other = diffusers.DPMSolverMultistepScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    other.save_pretrained(folder / "scheduler")
+    ensemble = load_ensemble([base, tiny_card("pixart", folder)], device="cpu")
+    x, level = torch.randn(2, 4, 8, 8), torch.tensor([-1.0, 2.0])
+    noise = ensemble.predictor(["a cat"])(x, level, torch.tensor([0, 0]))
+    assert noise.shape == (2, 2, 4, 8, 8)
+    own = load_ensemble([tiny_card("pixart", folder)], device="cpu").predictor(["a cat"])(x, level, torch.tensor([0, 0]))[0]
+    torch.testing.assert_close(noise[1], own, atol=1e-5, rtol=1e-4)
+    from models.conditioning import record
+
+    given = record(ensemble.pipeline, ensemble.family, ["a cat"], ensemble.size).arguments
+    with fused(ensemble, [0.4, 0.6]) as pipeline, torch.no_grad():
+        t = ensemble.noise.timestep(level[:1])
+        both = pipeline.transformer(hidden_states=x[:1], timestep=t, **given, return_dict=False)[0]
+    assert both.shape == (1, 8, 8, 8)
+    torch.testing.assert_close(both[:, :4], 0.4 * noise[0, :1] + 0.6 * noise[1, :1], atol=1e-4, rtol=1e-4)
+
+
 def test_zero_terminal_snr_beside_an_ordinary_schedule(sd_cards, tmp_path):
     """The epsilon member has no answer at a = 0; it is asked at its noisiest level and its sample is kept. Nothing is lost to infinity."""
     from tests import tiny
@@ -174,12 +202,12 @@ def test_zero_terminal_snr_beside_an_ordinary_schedule(sd_cards, tmp_path):
 
 # ------------------------------------------------------------------------------------------------ prompts of their own
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "pixart"])
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_every_member_hears_the_prompt_through_its_own_template(tiny_cards, family, guidance):
     templates = ["old {prompt}", "{prompt} in oil"]
     cards = [replace(card, prompt_template=template) for card, template in zip(tiny_cards(family), templates)]
-    ensemble = load_ensemble(cards, device="cpu", size=(16, 16) if family == "flux" else None)
+    ensemble = load_ensemble(cards, device="cpu", size=(16, 16) if family_of(family) == "flux" else None)
     more = {"negative_prompt": "mud"} if guidance > 1 else {}
     if family == "flux" and guidance > 1:
         more["true_cfg_scale"] = 2.0
@@ -280,7 +308,7 @@ def test_bad_weights_are_refused_in_words(tiny_ensemble, weights, strata, messag
     assert ensemble.pipeline.unet is before
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_the_slot_is_restored_also_after_an_exception(tiny_ensemble, family):
     ensemble = tiny_ensemble(family)
     slot = ensemble.family.slot

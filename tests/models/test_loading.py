@@ -55,7 +55,7 @@ def no_weights_read(monkeypatch):
 # ------------------------------------------------------------------------------------------------ what is shared
 
 def test_members_share_equal_parts_in_memory(tiny_ensemble):
-    for family in ("sd", "sdxl", "sd3", "flux"):
+    for family in (kind for kind in tiny.KINDS if kind != "ddpm"):
         first, second = tiny_ensemble(family).members
         assert first.network is not second.network
         for part in (*tiny_ensemble(family).family.text, "vae"):
@@ -63,11 +63,13 @@ def test_members_share_equal_parts_in_memory(tiny_ensemble):
         assert len(tiny_ensemble(family)._voices[0]) == 1  # so text is encoded once for all
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_members_are_the_networks_that_diffusers_loads(tiny_cards, tiny_ensemble, family):
-    cls = {"sd3": diffusers.SD3Transformer2DModel, "flux": diffusers.FluxTransformer2DModel, "ddpm": diffusers.UNet2DModel}
-    for card, member in zip(tiny_cards(family), tiny_ensemble(family).members):
-        plain = cls.get(family, diffusers.UNet2DConditionModel).from_pretrained(card.source, subfolder=tiny_ensemble(family).family.slot)
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_members_are_the_networks_that_diffusers_loads(tiny_cards, tiny_ensemble, kind):
+    cls = {"sd3": diffusers.SD3Transformer2DModel, "flux": diffusers.FluxTransformer2DModel, "ddpm": diffusers.UNet2DModel,
+           "pixart": diffusers.PixArtTransformer2DModel}  # fmt: skip
+    for card, member in zip(tiny_cards(kind), tiny_ensemble(kind).members):
+        network, slot = cls.get(tiny.family_of(kind), diffusers.UNet2DConditionModel), tiny_ensemble(kind).family.slot
+        plain = network.from_pretrained(card.source, subfolder=slot)
         ours = member.network.state_dict()
         assert all(torch.equal(value, ours[key]) for key, value in plain.state_dict().items())
         assert not any(p.requires_grad for p in member.network.parameters()) and not member.network.training
@@ -128,6 +130,16 @@ def test_other_family(tiny_cards, no_weights_read):
 def test_other_latent_size(tiny_cards, no_weights_read):
     with pytest.raises(ModelError, match=r"'sd-a' and 'portraits-b' cannot be fused: their latent size differs \(8 and 16\)"):
         load(tiny_cards("sd")[0], tiny_cards("portraits")[1])
+
+
+def test_other_latent_size_meets_at_a_chosen_one(tiny_cards, tmp_path):
+    """Stable Diffusion 2 base (512 pixels, epsilon) and 2.1 (768, v) share a latent space: a size in pixels is all that is missing."""
+    large = tiny_card("sd", tiny.sd(tmp_path / "large", 3, sibling=Path(tiny_cards("sd")[0].source), size=12, prediction="v_prediction"))
+    with pytest.raises(ModelError, match="latent size differs"):
+        load(tiny_cards("sd")[0], large)
+    ensemble = load(tiny_cards("sd")[0], large, size=(24, 24))
+    assert ensemble.shape == (4, 12, 12) and ensemble.members[1].noise.prediction_type == "v_prediction"
+    assert ensemble.predictor(["a cat"])(torch.randn(1, 4, 12, 12), torch.zeros(1)).shape == (2, 1, 4, 12, 12)
 
 
 def test_other_text_width(tiny_cards, tmp_path, no_weights_read):
@@ -280,7 +292,7 @@ def test_hashes_of_an_adapter(sd_cards, tmp_path):
 
 # ------------------------------------------------------------------------------------------------ latents and predictions
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "pixart"])
 def test_encode_is_what_the_pipelines_decode(tiny_ensemble, family):
     """Decoding our latents equals the pipeline's own last step for them."""
     from PIL import Image
@@ -311,7 +323,7 @@ def test_encode_of_pixels(tiny_cards, tmp_path):
     assert ensemble.encode([]).shape == (0, 3, 8, 8) and ensemble.decode(torch.zeros(0, 3, 8, 8)) == []
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.KINDS)
 def test_predictor_rows_follow_the_index(tiny_ensemble, family):
     ensemble, prompts = tiny_ensemble(family), ["a cat", "a dog", "a cat"]
     predict = ensemble.predictor(prompts)
@@ -364,8 +376,8 @@ def test_ddpm_cannot_be_guided(tiny_ensemble):
 
 
 def test_sizes_other_than_the_default(tiny_cards):
-    for family in ("sd", "sdxl", "sd3", "flux"):
-        ensemble = load(tiny_cards(family)[0], size=(16, 8) if family == "sd3" else (24, 16))
+    for family in ("sd", "sdxl", "sd3", "flux", "pixart"):
+        ensemble = load(tiny_cards(family)[0], size=(16, 8) if family in ("sd3", "pixart") else (24, 16))
         x = torch.randn(1, *ensemble.shape)
         assert ensemble.predictor(["a cat"])(x, torch.tensor([0.0])).shape == (1, *x.shape)
-    assert SIZE == {"flux": (16, 16)}
+    assert SIZE == {"flux": (16, 16), "schnell": (16, 16)}
