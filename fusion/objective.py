@@ -7,6 +7,7 @@ This module takes tensors and a function that predicts noise. It knows no pipeli
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Sequence
 
@@ -14,124 +15,63 @@ import numpy as np
 import torch
 
 from fusion.gram import ResidualGram
+from fusion.memory import halving
+from fusion.parallel import ALONE, Team
+from fusion.rows import Draws, Tally
 
 QUIETEST = -6.0  # level = -logSNR below which the networks' training errors drown what they know about the population
 
 
-class _SmoothRows:
-    """Rao-Blackwell rows: every draw of an image informs all images that share its prompt.
-
-    Given the finite target set, `x_t` came from image m with `p_m ~ exp(-||x_t - a x0_m||^2 / 2 s^2)` (Xu et al. 2023, "Stable target
-    field"). Row m collects `p_m <eps_i - eps_m, eps_j - eps_m>` with `eps_m = (x_t - a x0_m) / s` over all draws: its expectation is that
-    of the plain row (balance heuristic), so bootstrap and leave-one-out stay honest; summed over m it is
-    `<eps_i - eps_bar, eps_j - eps_bar>` against the posterior mean `eps_bar`, plus a constant that moves no argmin.
-    """
-
-    def __init__(self, x0: torch.Tensor, groups: torch.Tensor, levels: int, members: int):
-        self.x0, self.groups = x0, groups  # (N, D) float64, (N,)
-        self.sums = torch.zeros(len(x0), levels, members, members, dtype=torch.float64)
-        self.counts = torch.zeros(int(groups.max()) + 1, levels, dtype=torch.float64)
-
-    def add(self, image, stratum, x_t, noise, a, s) -> None:
-        """`image`, `stratum`, `a`, `s` (B,); `x_t` (B, D); `noise` (K, B, D) predicted; all float64."""
-        group = self.groups[image]
-        self.counts.index_put_((group, stratum), torch.ones_like(a), accumulate=True)
-        for g, at in {(int(g), int(at)) for g, at in zip(group, stratum)}:
-            b, m = (group == g) & (stratum == at), (self.groups == g).nonzero()[:, 0]
-            eps, x, ref, a_b, s_b = noise[:, b], x_t[b], self.x0[m], a[b, None], s[b, None]
-            own = torch.einsum("ibd,jbd->bij", eps, eps)
-            cross = ((eps * x).sum(-1, keepdim=True) - a_b * (eps @ ref.T)) / s_b  # (K, b, M): <eps_i, eps_m>
-            size = ((x * x).sum(-1, keepdim=True) - 2 * a_b * (x @ ref.T) + a_b**2 * (ref * ref).sum(-1)) / s_b**2  # (b, M): ||eps_m||^2
-            p = torch.softmax(-size / 2, dim=-1)  # (b, M)
-            mixed = torch.einsum("bm,ibm->mi", p, cross)
-            total = torch.einsum("bm,bij->mij", p, own) - mixed[:, :, None] - mixed[:, None, :] + (p * size).sum(0)[:, None, None]
-            self.sums[m, at] += total / x.shape[1]
-
-    def finish(self, done: int) -> torch.Tensor:
-        """Rows of the first `done` images; what a stopped run attributed to unfinished ones is shared out, so no draw is lost."""
-        out = self.sums[:done].clone()
-        for g in self.groups[:done].unique():
-            kept, lost = (self.groups[:done] == g).nonzero()[:, 0], (self.groups[done:] == g).nonzero()[:, 0] + done
-            rows = out[kept] + self.sums[lost].sum(0) / len(kept)
-            out[kept] = rows * (len(kept) / self.counts[g])[None, :, None, None]
-        return out
-
-
-class _Draws:
-    """Levels and noise of every image, made when asked for: image n depends on its place and the seed alone."""
-
-    def __init__(self, count: int, size: int, strata: torch.Tensor, draws: int, antithetic: bool, generator: torch.Generator):
-        self.seeds = torch.randint(2**62, (count,), generator=generator).tolist()
-        self.size, self.strata, self.draws, self.signs = size, strata, draws, (1.0, -1.0) if antithetic else (1.0,)
-        self.per_level = draws * len(self.signs)
-        self.per_image = (len(strata) - 1) * self.per_level
-        self.levels = torch.zeros(count, len(strata) - 1, dtype=torch.float64)
-        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def _image(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Levels (R,) and noise (R, D) of image n; draw d of a stratum lies in the d-th part of it."""
-        own = torch.Generator().manual_seed(self.seeds[n])
-        part = (torch.arange(self.draws) + torch.rand(len(self.strata) - 1, self.draws, generator=own, dtype=torch.float64)) / self.draws
-        level = self.strata[:-1, None] + part * self.strata.diff()[:, None]  # (L, draws)
-        eps = torch.randn(level.numel(), self.size, generator=own)
-        self.levels[n] = level.mean(1)
-        eps = torch.stack([sign * eps for sign in self.signs], 1).reshape(-1, self.size)
-        return level.reshape(-1).repeat_interleave(len(self.signs)), eps.double()
-
-    def rows(self, row: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """For rows of the long list (image-major): image, stratum, level (B,) and noise (B, D)."""
-        image, slot = row // self.per_image, row % self.per_image
-        self._kept = {int(n): self._kept.get(int(n)) or self._image(int(n)) for n in image.unique()}
-        level, eps = (torch.stack([self._kept[n][part][k] for n, k in zip(image.tolist(), slot.tolist())]) for part in (0, 1))
-        return image, slot // self.per_level, level, eps
-
-
-def residual_gram(predict, x0, noise, strata, *, generator, antithetic=True, smooth_target=True, groups=None, draws=1,
-                  batch_size=64, progress=None, stop=None, names=None, prompts=None) -> ResidualGram:  # fmt: skip
+def residual_gram(predict, x0, noise, strata, *, generator=None, antithetic=True, smooth_target=True, groups=None, draws=1,
+                  batch_size=64, progress=None, stop=None, names=None, prompts=None, seeds=None,
+                  team: Team = ALONE) -> ResidualGram:  # fmt: skip
     """Measure the statistic of clean latents `x0` (N, ...), on the CPU.
 
     `predict(x_t, level)` or `predict(x_t, level, index)` stacks the members' predicted noise, (K, B, ...), with `level = -logSNR` (B,)
     and `index` (B,) the image each row comes from. `noise.coefficients(level) -> (a, s)`; where it also has `level_weights(strata)`
     these become the gram's, otherwise every level counts alike. Every image draws its own `draws` levels inside each stratum, and its
     noise, from a generator seeded by `generator` and its place: images added at the end leave the others' plain rows unchanged.
-    `groups` (N,) integers: images with one number share a smooth target (None: all). `progress(done, total, message)` counts noisy copies.
-    When `stop()` turns true the images finished so far are returned; RuntimeError if there are none.
+    `seeds` (N,) instead of `generator`: one for each image. `groups` (N,) integers: images with one number share a smooth target (None:
+    all). `progress(done, total, message)` counts noisy copies. When `stop()` turns true the images finished so far are returned;
+    RuntimeError if there are none. `team`: processes that share the copies out, batch by batch; all get the whole statistic, which is the
+    same for any number of them but for the order of float64 sums.
     """
     strata, count, clean = torch.as_tensor(strata, dtype=torch.float64), len(x0), x0.reshape(len(x0), -1).double()
     if not count:
         raise ValueError("no image to measure: give at least one")
     groups = torch.zeros(count, dtype=torch.long) if groups is None else torch.unique(torch.as_tensor(groups), return_inverse=True)[1]
-    source = _Draws(count, clean.shape[1], strata, draws, antithetic, generator)
+    if seeds is None and generator is None:
+        raise ValueError("give a generator, or a seed for each image: the draws must be repeatable")
+    seeds = torch.randint(2**62, (count,), generator=generator).tolist() if seeds is None else seeds
+    source, tally, done = Draws(seeds, clean.shape[1], strata, draws, antithetic), None, 0
     ask = predict if len(inspect.signature(predict).parameters) > 2 else lambda x_t, level, _: predict(x_t, level)
-    total, done, plain, smooth = count * source.per_image, 0, None, None
-    while done < total and not (stop is not None and stop()):
-        image, stratum, level, eps = source.rows(torch.arange(done, min(done + batch_size, total)))
+    total = count * source.per_image
+    for rows in team.mine(torch.arange(total).split(batch_size)):
+        if stop is not None and stop():
+            break
+        image, stratum, level, eps = source.rows(rows)
         a, s = noise.coefficients(level)
         x_t = a[:, None] * clean[image] + s[:, None] * eps
         with torch.no_grad():
             guess = ask(x_t.to(x0.dtype).reshape(-1, *x0.shape[1:]), level.to(x0.dtype), image)
         guess = guess.to("cpu", torch.float64).reshape(len(guess), len(image), -1)  # (K, B, D)
-        if plain is None:
-            names = tuple(names or (f"member {k + 1}" for k in range(len(guess))))
-            plain = torch.zeros(count, len(strata) - 1, len(guess), len(guess), dtype=torch.float64)
-            smooth = _SmoothRows(clean, groups, len(strata) - 1, len(guess)) if smooth_target else None
+        names = tuple(names or (f"member {k + 1}" for k in range(len(guess))))
+        tally = tally or Tally(source, clean, groups if smooth_target else None, len(guess))
         _refuse_nonfinite(guess, names)
-        residual = guess - eps
-        products = torch.einsum("ibd,jbd->bij", residual, residual) / (source.size * source.per_level)
-        plain.index_put_((image, stratum), products, accumulate=True)
-        if smooth is not None:
-            smooth.add(image, stratum, x_t, guess, a, s)
+        tally.add(image, stratum, x_t, eps, guess, a, s)
         done += len(image)
         if progress is not None:
-            progress(done, total, f"image {int(image[-1]) + 1} of {count}")
-    finished = done // source.per_image
+            progress(min(done * team.size, total), total, f"image {int(image[-1]) + 1} of {count}")
+    members = team.most(0 if tally is None else tally.plain.shape[-1])  # a process may have been stopped before its first batch
+    tally = tally or Tally(source, clean, groups if smooth_target else None, members)
+    finished, seen, plain, smooth = tally.together(team)
     if not finished:
         raise RuntimeError("stopped before the first image was finished: nothing was measured")
+    names = tuple(names or (f"member {k + 1}" for k in range(members)))
     return ResidualGram(
-        plain=plain[:finished].numpy(), smooth=None if smooth is None else smooth.finish(finished).numpy(),
-        levels=source.levels[:finished].numpy(), strata=strata.numpy(), level_weights=_level_weights(noise, strata), names=names,
-        prompts=tuple(prompts or ("",) * count)[:finished], evaluations=done * len(names), dimensions=source.size,
-        draws=source.per_level)  # fmt: skip
+        plain=plain, smooth=smooth, levels=source.levels(finished).numpy(), strata=strata.numpy(),
+        level_weights=_level_weights(noise, strata), names=names, prompts=tuple(prompts or ("",) * count)[:finished],
+        evaluations=seen * members, dimensions=source.size, draws=source.per_level)  # fmt: skip
 
 
 def _refuse_nonfinite(guess: torch.Tensor, names: Sequence[str]) -> None:
@@ -153,11 +93,15 @@ def strata_of(noise, levels: int = 16) -> torch.Tensor:
     return torch.linspace(max(lowest, min(QUIETEST, highest - 1.0)), highest, levels + 1, dtype=torch.float64)
 
 
-def fit_gram(ensemble, images, prompts, *, levels=16, draws=1, seed=0, batch_size=None, progress=None, stop=None) -> ResidualGram:
+def fit_gram(ensemble, images, prompts, *, levels=16, draws=1, seed=0, batch_size=None, progress=None, stop=None, seeds="place",
+             kept=None, team: Team = ALONE) -> ResidualGram:  # fmt: skip
     """`residual_gram` over an `Ensemble`, PIL images and one prompt for each (or one for all).
 
-    Images with the same prompt share a smooth target. `batch_size` None keeps a batch near 2^18 latent numbers, at most 64 copies.
-    The result does not depend on it beyond the networks' own rounding.
+    Images with the same prompt share a smooth target. `batch_size` None keeps a batch near 2^18 latent numbers, at most 64 copies, and
+    halves it where memory runs out; the result does not depend on it beyond the networks' own rounding.
+    `seeds`: an image draws its noise by `seed` and its `place` among the images, or by `seed` and the `picture` itself, so that pictures
+    may be added anywhere and leave the others' draws unchanged. `kept` (`fusion.kept.Kept`): what the networks said before is read from
+    there and not asked again, what they say now is kept. `team`: processes that share the work, see `residual_gram`.
     """
     images = list(images)
     prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
@@ -165,10 +109,44 @@ def fit_gram(ensemble, images, prompts, *, levels=16, draws=1, seed=0, batch_siz
         raise ValueError(f"{len(images)} images but {len(prompts)} prompts: give one prompt for each image, or one for all")
     if not images:
         raise ValueError("no image to fit: give at least one")
+    if seeds not in ("place", "picture"):
+        raise ValueError(f"seeds={seeds!r} is not a choice: use place or picture")
     distinct = sorted(set(prompts))
     groups = torch.tensor([distinct.index(p) for p in prompts])
-    predict, x0 = ensemble.predictor(distinct), ensemble.encode(images).float().cpu()
-    return residual_gram(
-        lambda x_t, level, index: predict(x_t, level, groups[index]), x0, ensemble.noise, strata_of(ensemble.noise, levels),
-        generator=torch.Generator().manual_seed(seed), groups=groups, draws=draws, progress=progress, stop=stop, names=ensemble.names,
-        prompts=prompts, batch_size=batch_size or max(1, min(64, 2**18 // x0[0].numel())))  # fmt: skip
+    x0 = _encoded(ensemble, images, kept, team)
+    predict = halving(ensemble.predictor(distinct))
+    if kept is not None:
+        predict = kept.predictor(ensemble, predict, distinct)
+    try:
+        return residual_gram(
+            lambda x_t, level, index: predict(x_t, level, groups[index]), x0, ensemble.noise, strata_of(ensemble.noise, levels),
+            generator=torch.Generator().manual_seed(seed), groups=groups, draws=draws, progress=progress, stop=stop, names=ensemble.names,
+            prompts=prompts, batch_size=batch_size or max(1, min(64, 2**18 // x0[0].numel())), team=team,
+            seeds=picture_seeds(images, seed) if seeds == "picture" else None)  # fmt: skip
+    finally:
+        if kept is not None:
+            kept.flush()
+
+
+def _encoded(ensemble, images: Sequence, kept, team: Team) -> torch.Tensor:
+    """Latents (N, ...), each image encoded alone, so that neither company nor the number of processes changes a bit of them."""
+    encode = ensemble.encode if kept is None else kept.encoder(ensemble)
+    mine = team.mine(range(len(images)))
+    own = [encode([images[n]]).float().cpu() for n in mine]
+    if team.size == 1:
+        return torch.cat(own)
+    shape = (len(images), *ensemble.shape)
+    latents = np.zeros(shape)
+    for n, one in zip(mine, own):
+        latents[n] = one[0].numpy()
+    return torch.from_numpy(team.total(latents)[0]).float()  # the others hold zeros: the sum is exact
+
+
+def picture_seeds(images: Sequence, seed: int) -> list[int]:
+    """A seed below 2^62 for each picture, from its pixels and `seed`; equal pictures get different ones, by their order."""
+    found, times = [], {}
+    for image in images:
+        pixels = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
+        times[pixels] = times.get(pixels, -1) + 1
+        found.append(int.from_bytes(hashlib.sha256(f"{seed} {pixels} {times[pixels]}".encode()).digest()[:8], "big") >> 2)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -159,7 +159,8 @@ class Ensemble:
         """`predict(x_t, level, index=None) -> (K, B, ...)`: the members' predicted noise, float32, on the device of `x_t`.
 
         x_t `(B, *shape)` lies on `noise`'s path at `level` `(B,)`; row b is conditioned on `prompts[index[b]]`, without `index` on
-        `prompts[b]`, every member through its own prompt template. `guidance=None`: the plain conditional prediction.
+        `prompts[b]`, every member through its own prompt template. `guidance=None`: the plain conditional prediction. `predict` also takes
+        `members=`, the indices of those to ask (None: all).
         """
         prompts = list(prompts)
         distinct = list(dict.fromkeys(prompts))
@@ -167,13 +168,14 @@ class Ensemble:
         voices, of_member = self._voices
         recorded = [record(voice.pipeline, self.family, voice.say(distinct), self.size, guidance=guidance) for voice in voices]
 
-        def predict(x_t: Tensor, level: Tensor, index: Tensor | None = None) -> Tensor:
+        def predict(x_t: Tensor, level: Tensor, index: Tensor | None = None, members: Sequence[int] | None = None) -> Tensor:
             rows = torch.arange(len(x_t)) if index is None else torch.as_tensor(index, dtype=torch.long).cpu()
             if len(rows) != len(x_t) or (len(rows) and int(rows.max()) >= len(which)):
                 raise ModelError(f"{len(x_t)} latents need one of the {len(which)} prompts each")
             x, at = x_t.to(self.device, torch.float32), level.to(self.device, torch.float32).expand(len(x_t))
             noises = []
-            for member, voice in zip(self.members, of_member):
+            for k in range(len(self)) if members is None else members:
+                member, voice = self.members[k], of_member[k]
 
                 def network(x_k: Tensor, level_k: Tensor, member: Member = member, voice: int = voice) -> Tensor:
                     t = member.noise.timestep(level_k)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.objective import ResidualGram, _Draws, fit_gram, residual_gram, strata_of
+from fusion.objective import ResidualGram, fit_gram, residual_gram, strata_of
+from fusion.rows import Draws
 from fusion.simplex import solve_simplex
 from tests.fusion.world import MEMBERS, Path, World
 
@@ -38,7 +39,8 @@ def gram(x0):
 
 def replay(x0, draws=2, antithetic=True, seed=0):
     """Every noisy copy that `residual_gram` makes, one by one: image, stratum, level, noise, x_t."""
-    source = _Draws(len(x0), x0[0].numel(), EDGES, draws, antithetic, seeded(seed))
+    seeds = torch.randint(2**62, (len(x0),), generator=seeded(seed)).tolist()
+    source = Draws(seeds, x0[0].numel(), EDGES, draws, antithetic)
     for n, stratum, level, eps in zip(*source.rows(torch.arange(len(x0) * source.per_image))):
         a, s = Path().coefficients(level)
         yield int(n), int(stratum), level, eps, a * x0[n].reshape(-1) + s * eps
