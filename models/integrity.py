@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from . import headers
 from .errors import ModelError
+from .headers import Header
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HASHED = (".safetensors", ".json", ".txt", ".model")  # everything that decides what a model does
@@ -80,11 +82,15 @@ def read_json(path: Path, name: str) -> dict:
 
 def header(path: Path, name: str) -> dict[str, tuple[int, ...]]:
     """`{tensor: shape}` of a safetensors file from its header alone. Raises ModelError when the file is damaged or truncated."""
+    return full_header(path, name).shapes
+
+
+def full_header(path: Path, name: str) -> Header:
+    """The header of a safetensors file of the model called `name`, read within bounds. Raises ModelError when the file is damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"'{name}': {path.name} is damaged ({error}): download the model again") from error
+        return headers.read(path)
+    except ModelError as error:
+        raise ModelError(f"'{name}': {error}") from error
 
 
 def same_tensors(first: Path, second: Path, keep: tuple[str, ...], name: str, tolerance: float = 2e-3) -> bool:

@@ -43,8 +43,10 @@ def edit(file: Path, **changes) -> None:
 
 
 @pytest.fixture
-def no_weights_read(monkeypatch):
+def no_weights_read(monkeypatch, tiny_cards):
     """Fails the test when any network is loaded: refusals must come before."""
+    for kind in ("sd", "portraits", "sdxl", "flux"):
+        tiny_cards(kind)  # made with pipelines that the test is not about
 
     def refuse(*_, **__):
         raise AssertionError("weights were loaded before the refusal")
