@@ -24,6 +24,8 @@ import numpy as np
 from fusion.calibration_record import Calibration
 from fusion.likelihood import expansion, profile_intervals, shares
 from fusion.objective import ResidualGram, fit_gram
+from fusion.parallel import ALONE, Team, pack, unpack
+from fusion.png import as_png, from_png
 from fusion.simplex import solve_simplex
 from fusion.weights import Weights
 
@@ -33,11 +35,12 @@ PRIOR = 0.1  # of an image of each member, added to the target: no member is eve
 
 
 def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, levels=16, draws=1, seed=0,
-              progress=None, stop=None) -> Calibration:  # fmt: skip
+              progress=None, stop=None, team: Team = ALONE, kept=None) -> Calibration:  # fmt: skip
     """Measure an ensemble on images of its members' own: once, then saved beside it.
 
     `images_by_member`: for each member `(images, prompts)`, best of its training population. None: `samples` pictures drawn from each
     member, for `prompts` in turn (needed where the models read text). `progress(done, total, message)` counts thousandths of a member.
+    `team`: processes that share drawing and measuring. `kept` (`fusion.kept.Kept`): pictures and predictions of a run that was cut short.
     Raises ValueError for too few images or no prompts, RuntimeError when stopped: half a calibration compares nothing.
     """
     members = range(len(ensemble.names))
@@ -49,24 +52,32 @@ def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, lev
     for k in members:
         tell = progress and (lambda done, total, message, k=k: progress(1000 * k + 1000 * done // total, 1000 * len(members), message))
         if images_by_member is None:
-            images, said = _own_pictures(ensemble, k, prompts or [""], samples, seed, stop)
+            images, said = _own_pictures(ensemble, k, prompts or [""], samples, seed, stop, team, kept)
         else:
             images, said = images_by_member[k]
-        gram = fit_gram(ensemble, images, said, levels=levels, draws=draws, seed=seed + k, progress=tell, stop=stop)
+        gram = fit_gram(ensemble, images, said, levels=levels, draws=draws, seed=seed + k, progress=tell, stop=stop, team=team, kept=kept)
         if len(gram) < len(images):
             raise RuntimeError(f"stopped before the images of {ensemble.names[k]} were measured: nothing was calibrated")
         grams.append(gram)
     return Calibration.from_grams(grams, ensemble.names)
 
 
-def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: int, stop) -> tuple[list, list[str]]:
-    """`samples` pictures of member k alone, for the prompts in turn. Seeds differ between members."""
+def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: int, stop, team: Team, kept) -> tuple[list, list[str]]:
+    """`samples` pictures of member k alone, for the prompts in turn. Seeds differ between members. PNG keeps every bit of a picture."""
     from fusion.methods.drawing import draw  # the methods stand on calibrated features: imported when called, or the two would circle
-    from fusion.methods.plan import SamplingPlan
+    from fusion.methods.plan import Part, SamplingPlan
 
-    said = [prompts[i % len(prompts)] for i in range(samples)]
-    plan = SamplingPlan(said, [seed + samples * k + i for i in range(samples)], stop=stop)
-    images = [sample.image for sample in draw(ensemble.subset([k]), plan, np.ones(1), method="calibration")]
+    said, alone = [prompts[i % len(prompts)] for i in range(samples)], ensemble.subset([k])
+    recall = (lambda _plan, make: make()) if kept is None else kept.album(alone)
+    plan = SamplingPlan(said, [seed + samples * k + i for i in range(samples)], stop=stop, part=Part(team.rank, team.size))
+
+    def drawn():
+        for batch in plan.batches():
+            own = plan.with_(prompts=[prompt for prompt, _ in batch], seeds=[seed for _, seed in batch], part=Part())
+            make = lambda own=own: [as_png(sample.image) for sample in draw(alone, own, np.ones(1), method="calibration")]
+            yield pack(recall(own, make))
+
+    images = [from_png(data) for piece in team.in_turn(drawn()) for data in unpack(piece)]
     if len(images) < samples:
         raise RuntimeError(f"stopped while {ensemble.names[k]} was drawing: nothing was calibrated")
     return images, said

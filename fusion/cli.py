@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from fusion.lazy import Lazy
+from fusion.parallel import lonely, started, wants_cpu
 
 COMMANDS = Lazy(("fit", "sample", "compare", "study", "serve"), "fusion.commands")  # name -> module with ABOUT, arguments, run
 
@@ -63,10 +64,12 @@ class Interrupt:
 class Bar:
     """`progress(done, total, message)` as bars on stderr, one after another; silent where stderr is no terminal."""
 
-    def __init__(self):
-        self._bar = None
+    def __init__(self, shown: bool = True):
+        self._bar, self._shown = None, shown
 
     def __call__(self, done: int, total: int, message: str) -> None:
+        if not self._shown:
+            return
         if self._bar is not None and (done < self._bar.n or total != self._bar.total):
             self.close()
         if self._bar is None:
@@ -84,18 +87,28 @@ class Bar:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = parser().parse_args(argv)
-    bar = Bar()
+    command, (rank, size) = COMMANDS[args.command], started()
+    bar = Bar(shown=rank == 0)
     with Interrupt() as interrupt:
         try:
-            result, text = COMMANDS[args.command].run(args, progress=bar, stop=interrupt)
+            if size > 1 and not getattr(command, "PARALLEL", False):
+                raise ValueError(f"{args.command} runs in one process: start it without accelerate launch")
+            if lonely():
+                print("accelerate started one process: on CPUs it starts several only with --multi_gpu in place of --cpu", file=sys.stderr)
+            if wants_cpu() and getattr(args, "device", None) == "auto":
+                args.device = "cpu"
+            result, text = command.run(args, progress=bar, stop=interrupt)
         except KeyboardInterrupt:
             return 130
         except (ValueError, OSError, FloatingPointError, RuntimeError) as error:  # our refusals are ValueErrors
             if isinstance(error, RuntimeError) and not interrupt():  # long work raises it when stopped before anything was done
                 raise
             bar.close()
-            print("Stopped; there was nothing to keep yet." if interrupt() else f"error: {error}", file=sys.stderr)
+            who = f"process {rank + 1} of {size}: " if rank else ""
+            print("Stopped; there was nothing to keep yet." if interrupt() else f"{who}error: {error}", file=sys.stderr)
             return 130 if interrupt() else 1
     bar.close()
+    if rank:  # the first process speaks for all
+        return 130 if interrupt() else 0
     print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) if getattr(args, "json", False) else text)
     return 130 if interrupt() else 0

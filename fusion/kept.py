@@ -91,7 +91,7 @@ class Kept:
 
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.folder.rglob("*.safetensors"))
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
     # -------------------------------------------------------------------------------------------- what is kept
 
@@ -115,6 +115,28 @@ class Kept:
                     for row in (row for row in missing if bool(torch.isfinite(answers[k, row]).all())):  # the caller refuses the others
                         self.put(shelf, keys[row], answers[k, row].numpy())
             return answers
+
+        return recall
+
+    def album(self, ensemble) -> Callable:
+        """`recall(plan, make) -> [PNG bytes]`: what `make()` drew with this ensemble for the plan, called only when it is not kept."""
+        scheduler = _plain(ensemble.members[0].components.get("scheduler").config)
+        shelf = self.folder / ("pictures-" + _digest(*identities(ensemble), _encoder_identity(ensemble), scheduler))
+
+        def recall(plan, make: Callable) -> list[bytes]:
+            jobs = plan.jobs
+            name = _digest(jobs, plan.steps, plan.guidance, plan.height, plan.width)
+            files = [shelf / f"{name}-{place}.png" for place in range(len(jobs))]
+            if all(file.is_file() for file in files):
+                return [file.read_bytes() for file in files]
+            made = make()
+            if len(made) == len(files):  # a stopped run draws fewer
+                shelf.mkdir(parents=True, exist_ok=True)
+                for file, data in zip(files, made):
+                    unfinished = file.with_suffix(f".{uuid.uuid4().hex}")
+                    unfinished.write_bytes(data)
+                    os.replace(unfinished, file)
+            return made
 
         return recall
 

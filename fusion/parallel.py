@@ -8,12 +8,15 @@ Functions that take a `Team` must be called by all of its processes in the same 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # a process waits for the slowest this long; the launcher ends the others when one dies
@@ -44,6 +47,8 @@ class Team:
 
     def total(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The sum over all processes of each array (equal shapes everywhere), float64."""
+        import numpy as np
+
         sums = [np.array(array, dtype=np.float64) for array in arrays]
         if self.size > 1:
             import torch
@@ -90,6 +95,23 @@ class Team:
 ALONE = Team()
 
 
+def pack(parts: Sequence[bytes]) -> bytes:
+    """Several pieces of bytes as one; empty for none."""
+    return struct.pack(f">{len(parts) + 1}Q", len(parts), *map(len, parts)) + b"".join(parts) if parts else b""
+
+
+def unpack(packed: bytes) -> list[bytes]:
+    """What `pack` was given."""
+    if not packed:
+        return []
+    count = struct.unpack_from(">Q", packed)[0]
+    parts, at = [], 8 * (count + 1)
+    for length in struct.unpack_from(f">{count}Q", packed, 8):
+        parts.append(packed[at : at + length])
+        at += length
+    return parts
+
+
 def join(device: str = "auto") -> Team:
     """The team this process was started in, its GPU chosen; `ALONE` outside a launcher. Raises ValueError for devices that cannot be."""
     rank, size, local = _number(_RANK, 0), _number(_SIZE, 1), _number(_LOCAL, 0)
@@ -100,7 +122,7 @@ def join(device: str = "auto") -> Team:
 
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"{size} processes cannot share --device {device}: leave it out, each process then takes a GPU of its own")
-    if device in ("auto", "cuda") and torch.cuda.is_available() and not wants_cpu():
+    if device in ("auto", "cuda") and torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise ValueError(f"process {local + 1} of this machine finds {torch.cuda.device_count()} GPUs: start as many processes as GPUs")
         torch.cuda.set_device(local)
@@ -109,12 +131,16 @@ def join(device: str = "auto") -> Team:
     return Team(rank, size)
 
 
-def leave(team: Team) -> None:
-    """Close the connections of `join`."""
-    if team.size > 1:
-        from torch import distributed
+@contextmanager
+def together(device: str = "auto") -> Iterator[Team]:
+    """`join`, and the connections closed afterwards."""
+    team = join(device)
+    try:
+        yield team
+    finally:
+        if team.size > 1:
+            from torch import distributed
 
-        if distributed.is_initialized():
             distributed.destroy_process_group()
 
 

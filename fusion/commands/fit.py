@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from pathlib import Path
 
 from fusion.commands import options
 
@@ -13,7 +14,13 @@ Captions come from captions.json in the folder, a list of {"file": ..., "prompt"
 
   python -m fusion fit --models portraits/harbor portraits/summit portraits/meadow --images my-images --caption "a portrait of a cook"
   python -m fusion fit --models owner/model-a owner/model-b --images my-images --caption "a photo of a harbour" --calibrate 96
+
+A fit that was cut short goes on where it was when the same command is given again; with one more model or picture only what is new is
+computed. Several GPUs share the work (on CPUs too: with --device cpu):
+
+  accelerate launch --multi_gpu --num_processes 4 -m fusion fit --models owner/model-a owner/model-b --images my-images
 """
+PARALLEL = True  # may run in several processes: they share the pictures and noise levels out, the first one writes
 
 
 def arguments(command: ArgumentParser) -> None:
@@ -22,6 +29,9 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--caption", default="", help="prompt for images that captions.json does not name")
     command.add_argument("--out", default="fit.json", metavar="FILE", help="where the recipe goes (default: fit.json)")
     command.add_argument("--gram", metavar="FILE", help="also keep the measured statistic (.safetensors), for later analysis")
+    command.add_argument("--work", metavar="FOLDER", help="where what the models say is kept, for a fit that goes on and for the next one "
+                         "(default: beside the recipe)")  # fmt: skip
+    command.add_argument("--no-work", action="store_true", help="keep nothing: a fit that is cut short begins anew")
     options.calibration(command)
     options.shared(command)
 
@@ -30,17 +40,46 @@ def run(args, *, progress, stop):
     """Fit, and write the recipe (and the statistic)."""
     from fusion.commands.shared import ensemble_of, fitted, pictures_in, say, told
     from fusion.images import advice
+    from fusion.parallel import together
 
-    ensemble = ensemble_of(args.models, args.device, progress)
-    pictures, captions = pictures_in(args.images, args.caption)
-    say(advice(len(pictures)))
-    found = fitted(args, ensemble, pictures, captions, progress, stop)
+    with together(args.device) as team:
+        ensemble = ensemble_of(args.models, args.device, progress)
+        pictures, captions = pictures_in(args.images, args.caption)
+        say(advice(len(pictures)))
+        kept = None if args.no_work else _kept(args, ensemble, len(pictures))
+        found = fitted(args, ensemble, pictures, captions, progress, stop, team, kept)
+        asked, known = (0, 0) if kept is None else (int(n[0]) for n in team.total([kept.asked], [kept.found]))
+    if not team.first:
+        return {}, ""
     if args.gram:
         found.gram.save(args.gram)
     recipe = _recipe(ensemble, found)
     recipe.save(args.out)
     result = {"recipe": str(args.out), "stopped": stop(), **found.summary()}
-    return result, f"{told(found)}\nThe recipe is in {args.out}: python -m fusion sample {args.out} --prompt \"...\""
+    lines = [told(found), f"The recipe is in {args.out}: python -m fusion sample {args.out} --prompt \"...\""]
+    if kept is not None:
+        result |= {"work": str(kept.folder), "asked": asked, "kept": known}
+        lines.append(f"{kept.folder} ({kept.size() / 2**20:.0f} MB) keeps what the models said ({known} of {asked + known} answers were "
+                     "there before): another model or picture costs only what is new. Delete it when you are done.")  # fmt: skip
+    return result, "\n".join(lines)
+
+
+def _kept(args, ensemble, images: int):
+    """The folder of predictions, beside the recipe. Raises ValueError where the disk has no room for them."""
+    import math
+    import shutil
+
+    from fusion.kept import Kept
+
+    folder = Path(args.work) if args.work else Path(args.out).with_suffix(".work")
+    folder.mkdir(parents=True, exist_ok=True)
+    own = len(ensemble) * (args.calibrate or 0)
+    kept, free = Kept(folder), shutil.disk_usage(folder).free
+    needed = 4 * len(ensemble) * (images + own) * args.levels * 2 * math.prod(ensemble.shape) - kept.size()
+    if needed > free:
+        raise ValueError(f"keeping what the models say takes {needed / 2**30:.1f} GiB and {folder} has room for {free / 2**30:.1f}: "
+                         "choose another folder with --work, or use --no-work")  # fmt: skip
+    return kept
 
 
 def _recipe(ensemble, found):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fusion.commands import options
+from fusion.commands.diary import Diary, batches, received, sent
 from fusion.methods import METHODS, NAMES, SamplingPlan
 
 ABOUT = """Draw images: again from a recipe, from a recipe with other prompts, or from models and weights given here.
@@ -16,7 +17,12 @@ Every image is a PNG that carries its own recipe: `sample IMAGE.png` draws it ag
   python -m fusion sample fit.json --prompt "a portrait of a scientist" --count 8
   python -m fusion sample images/0001-mixture-seed1.png
   python -m fusion sample --models portraits/harbor portraits/summit --weights 0.7 0.3 --method mixture --prompt "a portrait of a judge"
+
+A run that was cut short goes on where it was when the same command is given again. Several GPUs share the images:
+
+  accelerate launch -m fusion sample fit.json --prompt "a portrait of a scientist" --count 64
 """
+PARALLEL = True  # may run in several processes: they share the images out, the first one writes
 
 
 def arguments(command: ArgumentParser) -> None:
@@ -34,27 +40,37 @@ def arguments(command: ArgumentParser) -> None:
 
 
 def run(args, *, progress, stop):
-    """Draw images and write each, with its recipe inside, as soon as it is there."""
+    """Draw images and write each batch, with recipes inside, as soon as it is there; a run that was cut short goes on where it was."""
     from fusion.commands.shared import say
+    from fusion.methods.plan import Part
+    from fusion.parallel import together
     from fusion.recipe import Recipe
 
     recipe = Recipe.load(args.recipe) if args.recipe else None
     if recipe is None and not (args.models and args.prompt):
         raise ValueError("say what to draw: give a recipe, or --models with --weights and at least one --prompt")
-    ensemble, method, plan, picture = _drawing(args, recipe, progress)
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    method_cost = METHODS[method].cost(ensemble, None, plan)
-    price = f"{method_cost.evaluations:g} network evaluations each, {method_cost.memory:.2f} x the memory of one model"
-    say(f"{len(plan.jobs)} images, {price}")
-    written = []
-    for number, one in enumerate(METHODS[method].run(ensemble, None, plan.with_(progress=progress, stop=stop))):
-        if picture is None or number == picture:
-            path = folder / f"{len(written):04}-{method}-seed{one.seed}.png"
-            Recipe.of_sample(ensemble, one, plan).save_png(one.image, path)
-            written.append({"file": str(path), "prompt": one.prompt, "seed": one.seed, "member": one.member})
-    text = f"{len(written)} images in {folder}, each with its recipe inside" + (" (stopped early)" if stop() else "")
-    return {"method": method, "images": written, "stopped": stop()}, text
+    with together(args.device) as team:
+        ensemble, method, plan, picture = _drawing(args, recipe, progress)
+        method_cost = METHODS[method].cost(ensemble, None, plan)
+        price = f"{method_cost.evaluations:g} network evaluations each, {method_cost.memory:.2f} x the memory of one model"
+        say(f"{len(plan.jobs)} images, {price}")
+        folder = Path(args.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        diary = Diary.of(folder, ensemble, method, plan, picture)
+        if diary.written:
+            say(f"{len(diary.written)} images are there from a run that was cut short: going on")
+        plan = plan.with_(progress=progress, stop=stop, part=Part(team.rank, team.size, first=team.most(diary.batches)))
+        drawn = METHODS[method].run(ensemble, None, plan)
+        for piece in team.in_turn(sent(batch) for batch in batches(drawn, ensemble, plan)):
+            if team.first:
+                diary.write(received(piece))
+        stopped = bool(team.most(stop()))
+    if team.first and not stopped:
+        if diary.seen != len(plan.jobs):
+            raise RuntimeError(f"{method} gave {diary.seen} images where {len(plan.jobs)} were asked for")
+        diary.close()
+    text = f"{len(diary.written)} images in {folder}, each with its recipe inside" + (" (stopped early)" if stopped else "")
+    return {"method": method, "images": diary.written, "stopped": stopped}, text
 
 
 def _drawing(args, recipe, progress):

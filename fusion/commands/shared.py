@@ -10,14 +10,16 @@ from fusion.calibration import Calibration, calibrate
 from fusion.fitting import Fit, fit_all
 from fusion.images import Intake, read_folder
 from fusion.objective import fit_gram
+from fusion.parallel import ALONE, Team, started
 from fusion.target import Target
 from models.catalog import REPOSITORY, card_for, catalog
 from models.loading import load_ensemble
 
 
 def say(text: str) -> None:
-    """A remark on stderr, so that stdout holds the result alone."""
-    print(text, file=sys.stderr)
+    """A remark on stderr, so that stdout holds the result alone; of several processes only the first one speaks."""
+    if started()[0] == 0:
+        print(text, file=sys.stderr)
 
 
 def cards_of(names: Sequence[str]) -> list:
@@ -48,15 +50,16 @@ def shipped_calibration(ensemble) -> Calibration | None:
     return whole.select(ensemble.names) if set(ensemble.names) <= set(whole.names) else None
 
 
-def calibration_of(args, ensemble, captions, progress, stop) -> Calibration | None:
+def calibration_of(args, ensemble, captions, progress, stop, team: Team = ALONE, kept=None) -> Calibration | None:
     """Measured now, from a file, or as shipped; None, and said so, where there is none."""
     if len(ensemble) < 2:
         return None
     if args.calibrate:
         say(f"Calibrating: {args.calibrate} images are drawn from each model")
         prompts = sorted(set(captions))
-        made = calibrate(ensemble, None, samples=args.calibrate, prompts=prompts, levels=args.levels, progress=progress, stop=stop)
-        if args.calibration:
+        made = calibrate(ensemble, None, samples=args.calibrate, prompts=prompts, levels=args.levels, progress=progress, stop=stop,
+                         team=team, kept=kept)  # fmt: skip
+        if args.calibration and team.first:
             made.save(args.calibration)
         return made
     if args.calibration:
@@ -79,11 +82,14 @@ def pictures_in(folder: str, caption: str) -> tuple[list[Intake], list[str]]:
     return intakes, [intake.caption or caption for intake in intakes]
 
 
-def fitted(args, ensemble, pictures, captions, progress, stop) -> Fit:
-    """Statistic and estimators of the pictures, with the calibration that the arguments ask for."""
-    calibration = calibration_of(args, ensemble, captions, progress, stop)
+def fitted(args, ensemble, pictures, captions, progress, stop, team: Team = ALONE, kept=None) -> Fit:
+    """Statistic and estimators of the pictures, with the calibration that the arguments ask for.
+
+    `team`: processes that share the work; `kept`: where predictions are kept (`fusion.kept.Kept`).
+    """
+    calibration = calibration_of(args, ensemble, captions, progress, stop, team, kept)
     images = [picture.image for picture in pictures]
-    gram = fit_gram(ensemble, images, captions, levels=args.levels, progress=progress, stop=stop)
+    gram = fit_gram(ensemble, images, captions, levels=args.levels, progress=progress, stop=stop, seeds="picture", team=team, kept=kept)
     return fit_all(gram, calibration, Target(images[: len(gram)], captions[: len(gram)]))  # a stopped fit holds the images it finished
 
 

@@ -15,28 +15,39 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from fusion.memory import free, out_of_memory
 from fusion.methods.plan import Cost, MethodError, Sample, SamplingPlan, Stopped
 from fusion.sampler import fused
 
 
 def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | None = None, jobs=None, shown=None) -> Iterator[Sample]:
-    """Samples of one fused model for `jobs` (all of `plan`), in order. Ends early, with whole batches, when `plan.stop()` turns true.
+    """Samples of one fused model for this process's part of `jobs` (all of `plan`), in order. Ends early, with whole batches, when
+    `plan.stop()` turns true. A batch that memory has no room for is drawn in halves, and so are those after it.
 
     `weights`: (K,) or `Weights`. `shown` (K,): what samples state as their weights where that differs from what is applied.
     """
-    jobs = plan.jobs if jobs is None else jobs
     shares = mean_weights(weights) if shown is None else np.asarray(shown, dtype=float)
-    batches = [tuple(jobs[at : at + plan.batch_size]) for at in range(0, len(jobs), plan.batch_size)]
-    applied = weights if shown is None else shown
+    batches, applied, fits = plan.batches(jobs), weights if shown is None else shown, None
     for number, batch in enumerate(batches):
-        try:
-            with fused(ensemble, weights) as pipeline:  # not held while we wait for our caller, who may draw with another method meanwhile
-                done, total = number * plan.steps, len(batches) * plan.steps
-                images = _call(pipeline, plan, ensemble, batch, done=done, total=total, label=member or method)
-        except Stopped:
-            return
-        for place, (image, (prompt, seed)) in enumerate(zip(images, batch)):
-            yield Sample(image, method, prompt, seed, shares, member, applied, batch, place)
+        at = 0
+        while at < len(batch):
+            now = batch[at : at + (fits or len(batch))]
+            try:
+                with fused(ensemble, weights) as pipeline:  # not held while we wait for our caller, who may draw meanwhile
+                    done, total = number * plan.steps, len(batches) * plan.steps
+                    images = _call(pipeline, plan, ensemble, now, done=done, total=total, label=member or method)
+            except Stopped:
+                return
+            except Exception as error:
+                if not out_of_memory(error) or len(now) == 1:
+                    raise
+                fits, images = -(-len(now) // 2), None
+            if images is None:  # outside of `except`: the error's traceback holds the tensors that filled the memory
+                free()
+                continue
+            for place, (image, (prompt, seed)) in enumerate(zip(images, now)):
+                yield Sample(image, method, prompt, seed, shares, member, applied, now, place, at)
+            at += len(now)
 
 
 def _call(pipeline, plan: SamplingPlan, ensemble, batch, *, done: int, total: int, label: str) -> list:

@@ -40,11 +40,13 @@ def run(ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
     shares = _proportions(ensemble, fit, plan)
     jobs = plan.jobs
     routed = route([seed for _, seed in jobs], shares)
-    batches = [-(-int((routed == k).sum()) // plan.batch_size) for k in range(len(shares))]
-    for index, name in enumerate(ensemble.names):
-        own = [job for job, k in zip(jobs, routed) if k == index]
-        if own and not plan.stopped():
-            part = plan.with_(progress=_shifted(plan, sum(batches[:index]) * plan.steps, sum(batches) * plan.steps))
+    lists, parts = [[job for job, k in zip(jobs, routed) if k == index] for index in range(len(shares))], [plan]
+    for own in lists:
+        parts.append(parts[-1].after(len(own)))
+    steps = [len(part.batches(own)) * plan.steps for part, own in zip(parts, lists)]
+    for index, (name, own) in enumerate(zip(ensemble.names, lists)):
+        if steps[index] and not plan.stopped():
+            part = parts[index].with_(progress=_shifted(plan, sum(steps[:index]), sum(steps)))
             yield from draw(ensemble, part, one_hot(len(shares), index), method="mixture", member=name, jobs=own, shown=shares)
 
 

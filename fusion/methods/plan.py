@@ -19,6 +19,23 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
+class Part:
+    """Which batches of a run are drawn here: from number `first` on (the earlier ones were drawn before), `size` processes taking turns.
+
+    `rank`: which of them this is. `before`: batches of the run that came before the list at hand.
+    """
+
+    rank: int = 0
+    size: int = 1
+    first: int = 0
+    before: int = 0
+
+    def mine(self, number: int) -> bool:
+        place = self.before + number - self.first
+        return place >= 0 and place % self.size == self.rank
+
+
+@dataclass(frozen=True)
 class SamplingPlan:
     """Which images to draw, and how.
 
@@ -27,6 +44,7 @@ class SamplingPlan:
     `weights`: what to use instead of the method's own fitted weights: (K,), (L, K) as `Weights`, or None.
     `stop() -> bool` is asked before every step; `progress(done, total, message)` counts sampling steps.
     `batch_size`: images in one pipeline call. It is part of what makes a run repeatable to the last bit, so recipes keep it.
+    `part`: which of the batches are drawn here, where several processes share a run or a killed one goes on.
     """
 
     prompts: Sequence[str]
@@ -39,6 +57,7 @@ class SamplingPlan:
     stop: Callable[[], bool] | None = None
     batch_size: int = 16
     progress: Callable[[int, int, str], None] | None = None
+    part: Part = Part()
 
     @classmethod
     def grid(cls, prompts: Sequence[str], seeds: Sequence[int], **settings) -> SamplingPlan:
@@ -61,6 +80,16 @@ class SamplingPlan:
             raise MethodError(f"{self.steps} steps in batches of {self.batch_size}: both must be at least 1")
         return list(zip(prompts * (count // len(prompts)), seeds * (count // len(seeds))))
 
+    def batches(self, jobs: Sequence[tuple[str, int]] | None = None) -> list[tuple[tuple[str, int], ...]]:
+        """`jobs` (all of the plan's) in groups of `batch_size`, those of this `part`."""
+        jobs = self.jobs if jobs is None else jobs
+        groups = [tuple(jobs[at : at + self.batch_size]) for at in range(0, len(jobs), self.batch_size)]
+        return [group for number, group in enumerate(groups) if self.part.mine(number)]
+
+    def after(self, jobs: int) -> SamplingPlan:
+        """The plan for a list of jobs that comes after lists which take `jobs` images, each in batches of its own."""
+        return self.with_(part=replace(self.part, before=self.part.before + -(-jobs // self.batch_size)))
+
     def with_(self, **changes) -> SamplingPlan:
         return replace(self, **changes)
 
@@ -75,6 +104,7 @@ class Sample:
     `weights` (K,): the members' shares, averaged over levels where they differ by level; for a routed sample the proportions it was
     routed with, `member` naming the one that drew it. `applied`: the weights as the method was given them ((K,), or `Weights` by level).
     `batch`: the `(prompt, seed)` pairs of the pipeline call it came from, `place` its index there: rounding depends on the company.
+    `before`: images of the planned batch that earlier calls drew, where memory had no room for all of it.
     """
 
     image: Image.Image
@@ -86,6 +116,7 @@ class Sample:
     applied: Any = None
     batch: tuple[tuple[str, int], ...] = ()
     place: int = 0
+    before: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fusion import images
 from fusion.calibration import Calibration
 from fusion.cli import COMMANDS, Bar, Interrupt, main
 from fusion.commands import shared
+from fusion.commands.diary import Diary
 from fusion.methods import METHODS
 from fusion.objective import ResidualGram
 from fusion.recipe import Recipe
@@ -160,17 +161,17 @@ def test_card_names_are_understood(models, tmp_path):
 # ------------------------------------------------------------------------------------------------ Ctrl-C and progress
 
 def test_one_ctrl_c_keeps_what_is_done(capsys, models, tmp_path, monkeypatch):
-    original, before = Recipe.save_png, signal.getsignal(signal.SIGINT)
+    original, before = Diary.write, signal.getsignal(signal.SIGINT)
 
-    def save_and_interrupt(self, image, path):
-        if not any(path.parent.iterdir()):  # once: the second Ctrl-C would end the program
+    def write_and_interrupt(self, batch):
+        if not self.written:  # once: the second Ctrl-C would end the program
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, image, path)
+        return original(self, batch)
 
-    monkeypatch.setattr(Recipe, "save_png", save_and_interrupt)
+    monkeypatch.setattr(Diary, "write", write_and_interrupt)
     code, out, err = run(capsys, "sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a cat", "--count", 40, "--steps", 1,
                          "--out", tmp_path / "x")  # fmt: skip
-    kept = list((tmp_path / "x").iterdir())
+    kept = list((tmp_path / "x").glob("*.png"))
     assert code == 130 and "stopped early" in out and "Stopping after this step" in err and 0 < len(kept) < 40
     assert signal.getsignal(signal.SIGINT) is before
 
