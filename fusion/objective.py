@@ -18,7 +18,9 @@ from fusion.gram import ResidualGram
 from fusion.memory import halving
 from fusion.parallel import ALONE, Team
 from fusion.rows import Draws, Tally
+from fusion.stopping import Interrupted, attentive
 
+NOTHING = "stopped before the first image was finished: nothing was measured"
 QUIETEST = -6.0  # level = -logSNR below which the networks' training errors drown what they know about the population
 
 
@@ -33,8 +35,8 @@ def residual_gram(predict, x0, noise, strata, *, generator=None, antithetic=True
     noise, from a generator seeded by `generator` and its place: images added at the end leave the others' plain rows unchanged.
     `seeds` (N,) instead of `generator`: one for each image. `groups` (N,) integers: images with one number share a smooth target (None:
     all). `progress(done, total, message)` counts noisy copies. When `stop()` turns true the images finished so far are returned;
-    RuntimeError if there are none. `team`: processes that share the copies out, batch by batch; all get the whole statistic, which is the
-    same for any number of them but for the order of float64 sums.
+    RuntimeError if there are none; a `predict` that raises `Interrupted` stops within a batch. `team`: processes that share the copies out,
+    batch by batch; all get the whole statistic, which is the same for any number of them but for the order of float64 sums.
     """
     strata, count, clean = torch.as_tensor(strata, dtype=torch.float64), len(x0), x0.reshape(len(x0), -1).double()
     if not count:
@@ -52,8 +54,11 @@ def residual_gram(predict, x0, noise, strata, *, generator=None, antithetic=True
         image, stratum, level, eps = source.rows(rows)
         a, s = noise.coefficients(level)
         x_t = a[:, None] * clean[image] + s[:, None] * eps
-        with torch.no_grad():
-            guess = ask(x_t.to(x0.dtype).reshape(-1, *x0.shape[1:]), level.to(x0.dtype), image)
+        try:
+            with torch.no_grad():
+                guess = ask(x_t.to(x0.dtype).reshape(-1, *x0.shape[1:]), level.to(x0.dtype), image)
+        except Interrupted:
+            break
         guess = guess.to("cpu", torch.float64).reshape(len(guess), len(image), -1)  # (K, B, D)
         names = tuple(names or (f"member {k + 1}" for k in range(len(guess))))
         tally = tally or Tally(source, clean, groups if smooth_target else None, len(guess))
@@ -66,7 +71,7 @@ def residual_gram(predict, x0, noise, strata, *, generator=None, antithetic=True
     tally = tally or Tally(source, clean, groups if smooth_target else None, members)
     finished, seen, plain, smooth = tally.together(team)
     if not finished:
-        raise RuntimeError("stopped before the first image was finished: nothing was measured")
+        raise RuntimeError(NOTHING)
     names = tuple(names or (f"member {k + 1}" for k in range(members)))
     return ResidualGram(
         plain=plain, smooth=smooth, levels=source.levels(finished).numpy(), strata=strata.numpy(),
@@ -97,8 +102,8 @@ def fit_gram(ensemble, images, prompts, *, levels=16, draws=1, seed=0, batch_siz
              kept=None, team: Team = ALONE) -> ResidualGram:  # fmt: skip
     """`residual_gram` over an `Ensemble`, PIL images and one prompt for each (or one for all).
 
-    Images with the same prompt share a smooth target. `batch_size` None keeps a batch near 2^18 latent numbers, at most 64 copies, and
-    halves it where memory runs out; the result does not depend on it beyond the networks' own rounding.
+    Images with the same prompt share a smooth target. `batch_size` None keeps a batch near 2^18 latent numbers (2^16 on a CPU), at most 64
+    copies, and halves it where memory runs out; the result does not depend on it beyond the networks' own rounding.
     `seeds`: an image draws its noise by `seed` and its `place` among the images, or by `seed` and the `picture` itself, so that pictures
     may be added anywhere and leave the others' draws unchanged. `kept` (`fusion.kept.Kept`): what the networks said before is read from
     there and not asked again, what they say now is kept. `team`: processes that share the work, see `residual_gram`.
@@ -113,26 +118,31 @@ def fit_gram(ensemble, images, prompts, *, levels=16, draws=1, seed=0, batch_siz
         raise ValueError(f"seeds={seeds!r} is not a choice: use place or picture")
     distinct = sorted(set(prompts))
     groups = torch.tensor([distinct.index(p) for p in prompts])
-    x0 = _encoded(ensemble, images, kept, team)
-    predict = halving(ensemble.predictor(distinct))
+    x0 = _encoded(ensemble, images, kept, team, stop)
+    predict = halving(attentive(ensemble.predictor(distinct), len(ensemble.names), stop))
+    room = 2**16 if ensemble.device.type == "cpu" else 2**18  # latent numbers a call: Stop waits for one
     if kept is not None:
         predict = kept.predictor(ensemble, predict, distinct)
     try:
         return residual_gram(
             lambda x_t, level, index: predict(x_t, level, groups[index]), x0, ensemble.noise, strata_of(ensemble.noise, levels),
             generator=torch.Generator().manual_seed(seed), groups=groups, draws=draws, progress=progress, stop=stop, names=ensemble.names,
-            prompts=prompts, batch_size=batch_size or max(1, min(64, 2**18 // x0[0].numel())), team=team,
+            prompts=prompts, batch_size=batch_size or max(1, min(64, room // x0[0].numel())), team=team,
             seeds=picture_seeds(images, seed) if seeds == "picture" else None)  # fmt: skip
     finally:
         if kept is not None:
             kept.flush()
 
 
-def _encoded(ensemble, images: Sequence, kept, team: Team) -> torch.Tensor:
+def _encoded(ensemble, images: Sequence, kept, team: Team, stop) -> torch.Tensor:
     """Latents (N, ...), each image encoded alone, so that neither company nor the number of processes changes a bit of them."""
     encode = ensemble.encode if kept is None else kept.encoder(ensemble)
     mine = team.mine(range(len(images)))
-    own = [encode([images[n]]).float().cpu() for n in mine]
+    own = []
+    for n in mine:
+        if team.size == 1 and stop is not None and stop():  # of several processes each must reach the sum below
+            raise RuntimeError(NOTHING)
+        own.append(encode([images[n]]).float().cpu())
     if team.size == 1:
         return torch.cat(own)
     shape = (len(images), *ensemble.shape)

@@ -41,6 +41,7 @@ class World:
     dtype: torch.dtype = torch.float32
     noise: Path = field(default_factory=Path)
     calls: int = 0
+    device: torch.device = torch.device("cpu")
 
     def __post_init__(self):
         rng = np.random.default_rng(self.seed)
@@ -71,10 +72,11 @@ class World:
     def predictor(self, prompts, *, guidance=None):
         jobs = self.jobs[[list(PROFESSIONS).index(p.removeprefix("a portrait of a ")) for p in prompts]]
 
-        def predict(x_t, level, index=None):
+        def predict(x_t, level, index=None, members=None):
             shift = jobs if index is None else jobs[index]
-            self.calls += len(self.populations) * len(x_t)
-            return self.predict(x_t.double(), level.double(), shift).to(x_t.dtype)
+            asked = list(range(len(self.populations)) if members is None else members)
+            self.calls += len(asked) * len(x_t)
+            return self.predict(x_t.double(), level.double(), shift).to(x_t.dtype)[asked]
 
         return predict
 
