@@ -32,25 +32,28 @@ class Switch:
         """Make `adapter` (None: the bare network) the only active one."""
         if adapter == self._active:
             return
-        if adapter in self._known:  # diffusers walks the whole network, every parameter: too slow for every member at every step
+        if adapter not in self._known:
+            self._known.add(adapter)
+            self._layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
+            for layer in self._layers:
+                layer.enable_adapters(adapter is not None)
+                if adapter is not None:
+                    layer.set_adapter(adapter)
+        else:  # peft walks every parameter of a layer: too slow for every member at every step
             for layer in self._layers:
                 layer._disable_adapters = adapter is None
                 if adapter is not None:
                     layer._active_adapter = [adapter]
-        elif adapter is None:
-            self.network.disable_adapters()
-        else:
-            self.network.enable_adapters()
-            self.network.set_adapters(adapter)
-        if adapter not in self._known:
-            self._known.add(adapter)
-            self._layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
         self._active = adapter
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One model of an ensemble. `components`: arguments of its pipeline but the denoiser; parts equal on disk are one object in memory."""
+    """One model of an ensemble.
+
+    components: arguments of its pipeline but the denoiser; parts equal on disk are one object in memory. warnings: what a person should
+    know about how it was loaded, one sentence each.
+    """
 
     name: str
     card: ModelCard
@@ -60,6 +63,7 @@ class Member:
     pipeline_class: type = field(repr=False)
     adapter: str | None = None
     switch: Switch | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = ()
 
     def __call__(self, *args: object, **kwargs: object) -> Tensor:
         """The network's forward with this member's adapter active: the raw prediction, without gradients."""
@@ -121,6 +125,11 @@ class Ensemble:
     def shape(self) -> tuple[int, ...]:
         """Shape of the latent of one image, as the denoiser is given it."""
         return latent_shape(self._pipeline, self.family, self.size)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know about how the members were loaded, each sentence once, with the member's name."""
+        return tuple(dict.fromkeys(f"{member.name}: {warning}" for member in self.members for warning in member.warnings))
 
     def __len__(self) -> int:
         return len(self.members)

@@ -110,7 +110,7 @@ class _Base:
     network: nn.Module
     noise: NoisePath
     switch: Switch | None = None
-    adapters: dict[Path, tuple[str, dict[str, object]]] = field(default_factory=dict)
+    adapters: dict[Path, tuple[str | None, dict[str, object], tuple[str, ...]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -128,18 +128,18 @@ class _Loader:
         cls = pipeline_class(model)
         if model.adapter is None:
             return Member(name, model.card, base.noise, base.network, base.components, cls, None, base.switch)
-        attach = partial(add_adapter, cls, base.components, base.network, model.family, model.adapter, model.name)
+        attach = partial(_quietly, add_adapter, base.components, base.network, model.family, model.adapter, model.name)
         if base.switch is None:
-            network, components = attach("merged", merge=True)
+            network, components, said = attach("merged", merge=True)
             refuse_not_finite(network, model.name, model.family.slot)
-            return Member(name, model.card, base.noise, network, components, cls)
+            return Member(name, model.card, base.noise, network, components, cls, warnings=said)
         if model.adapter not in base.adapters:
             adapter = f"member_{len(base.adapters)}"
-            network, components = attach(adapter, merge=False)
+            network, components, said = attach(adapter, merge=False)
             refuse_not_finite(network, model.name, "adapter")
-            base.adapters[model.adapter] = adapter, components
-        adapter, components = base.adapters[model.adapter]
-        return Member(name, model.card, base.noise, base.network, components, cls, adapter, base.switch)
+            base.adapters[model.adapter] = adapter if _has_adapter(network, adapter) else None, components, said
+        adapter, components, said = base.adapters[model.adapter]
+        return Member(name, model.card, base.noise, base.network, components, cls, adapter, base.switch, said)
 
     def _load(self, model: Description) -> _Base:
         """The folder's pipeline, taking over every part that an earlier folder already holds."""
@@ -168,6 +168,16 @@ class _Loader:
             base.switch = Switch(network)
         self.bases[model.folder.resolve()] = base
         return base
+
+
+def _has_adapter(network: nn.Module, adapter: str) -> bool:
+    """Whether the adapter changes the network itself, not text encoders alone."""
+    return adapter in getattr(network, "peft_config", {})
+
+
+def _quietly(load: Callable, *args: object, **more: object) -> object:
+    with _without_bars():
+        return load(*args, **more)
 
 
 @contextmanager
