@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 
 class Interrupted(Exception):
     """`stop()` turned true inside a batch: what the batch had so far is dropped, what was finished before it stays."""
@@ -18,6 +16,8 @@ def attentive(predict: Callable, members: int, stop: Callable[[], bool] | None) 
     """
     if stop is None:
         return predict
+    import torch  # here, so that naming Interrupted stays cheap
+
     every = range(members)
 
     def careful(x_t, level, index, members=every):

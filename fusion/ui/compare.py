@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from html import escape
 
-from . import charts, draw, engine, fit, jobs, mixer, models_section, state, vote
+from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, state, texts, vote
 from .panel import notes, progress, section
-
-CHOICES = ("single", "uniform", "scorefusion", "scorefusion_levels", "mixture", "matched", "yours")
 
 
 def render(session) -> str:
     say, ready = session.say, session.fit is not None and not session.stale()
     busy = session.job is not None or bool(session.waiting)
-    plan = session.plan
-    images = len(plan.prompts) * plan.count * len(plan.methods)
     parts = [
-        _choices(session),
+        methods.render(session),
         _plan(session),
         f'<div class="row"><button class="btn primary" type="button" id="compare-button" '
-        f'data-do="compare" data-event="compare" {"" if ready and plan.methods and not busy else "disabled"}>'
+        f'data-do="compare" data-event="compare" {"" if ready and session.plan.methods and not busy else "disabled"}>'
         f"{say('compare.button')}</button>"
-        f'<span class="soft">{say("compare.cost", images=images) if ready else say("compare.need_fit")}</span></div>',
+        f'<span class="soft" id="compare-cost">{_cost(session) if ready else say("compare.need_fit")}</span></div>',
         progress(session, "compare"),
         progress(session, "sweep"),
         notes(session, "compare"),
@@ -35,16 +31,16 @@ def render(session) -> str:
     return section(session, 4, "compare", "".join(parts))
 
 
-def _choices(session) -> str:
-    boxes = "".join(
-        f"<button "
-        f'class="btn" type="button" role="checkbox" aria-checked="{"true" if m in session.plan.methods else "false"}" '
-        f'data-do="method" data-name="{m}">'
-        f'<span aria-hidden="true">{"☑" if m in session.plan.methods else "☐"}</span>{session.say(f"method.{m}")}'
-        f"</button>"
-        for m in CHOICES
-    )
-    return f'<div class="row" role="group" aria-label="{session.say("compare.methods")}" style="gap:8px">{boxes}</div>'
+def _cost(session) -> str:
+    """What the grid will cost, before it is drawn; with the time, once these models have drawn here."""
+    plan = session.plan
+    images = len(plan.prompts) * plan.count * len(plan.methods)
+    evaluations, seconds = methods.total(session)
+    if not evaluations:
+        return session.say("compare.cost", images=images)
+    if seconds is None:
+        return session.say("compare.cost_known", images=images, evaluations=f"{evaluations:,.0f}")
+    return session.say("compare.cost_timed", images=images, evaluations=f"{evaluations:,.0f}", time=methods.duration(session, seconds))
 
 
 def _plan(session) -> str:
@@ -85,7 +81,7 @@ def grid(session) -> str:
 
 def _head(session, column) -> str:
     say = session.say
-    price = say("compare.evaluations", count=f"{column.evaluations:.0f}") if column.evaluations else ""
+    price = escape(methods.told(session, column.cost)) if column.cost is not None else ""
     weights = _weights_text(session, column.weights) if column.weights is not None else ""
     old = f'<span class="badge old">{say("older")}</span>' if is_old(session, column) else ""
     return (
@@ -116,11 +112,12 @@ def _cell(session, column, prompt: str, seed: int) -> str:
     made_by = source or plain_weights(session, shot.weights)
     label = f"{say(f'method.{column.method}')}, {made_by}, {say('compare.seed', seed=seed)}: {escape(prompt)}"
     numbers = " ".join(f"{w:.2f}" for w in shot.weights)
+    remark = f'<br><span class="faint">{escape(texts.translate(session.language, shot.note))}</span>' if shot.note else ""
     return (
         f'<figure class="shot {"old" if old else ""}"><a href="{state.link(shot.path)}" target="_blank" rel="noopener">'
         f'<img src="{state.link(shot.path)}" alt="{label}"></a>'
         f'<span class="mini" aria-hidden="true">{bar}</span>'
-        f'<figcaption>{source + " · " if source else ""}{say("compare.seed", seed=seed)}<br><span class="faint">{numbers}</span>'
+        f'<figcaption>{source + " · " if source else ""}{say("compare.seed", seed=seed)}<br><span class="faint">{numbers}</span>{remark}'
         f"</figcaption></figure>"
     )
 
@@ -166,23 +163,27 @@ def run(session):
     own = (session.mode, mixer.weights(session).copy())
     session.columns = [state.Column(m, session.column_key(m)) for m in plan.methods]
 
-    failed = []
+    failed, fitted = [], result
 
     def one(job, column) -> None:
-        fitted = with_matched(session, cards, plan, job) if column.method == "matched" else session.fit
-        column.evaluations = draw.evaluations(cards, fitted, column.method, plan, own)
+        nonlocal fitted
+        if column.method != "yours":
+            fitted = _prepared(session, cards, fitted, column.method, plan, job)
+        column.cost = draw.price(cards, fitted, column.method, plan, own)
         for sample in draw.samples(cards, fitted, column.method, plan, own, job=job):
             keep(session, column, sample, cards, plan)
 
     def work(job) -> None:
-        for column in session.columns:
+        for number, column in enumerate(session.columns, 1):
             if job.stopped():
                 return
+            name = session.tell(f"method.{column.method}")
+            job.label = session.tell("run.column", name=name, number=number, total=len(session.columns))
             try:
                 one(job, column)
-            except ValueError as error:  # this method cannot run here; the others can
+            except Exception as error:  # this method cannot run here; the others can
                 if not job.stopped():
-                    failed.append(fit.explain(session, error))
+                    failed.append(f"{name}: {fit.explain(session, error)}")
 
     job = jobs.Job("compare", work)
     yield from fit.follow(session, job)
@@ -194,20 +195,23 @@ def run(session):
     yield
 
 
-def with_matched(session, cards, plan, job):
-    """The fit with its matched weights, found now if this is the first time that they are asked for."""
-    if session.fit.matched is None:
-        session.fit, session.blend = draw.matched(cards, session.fit, plan, job=job)
-        session.weights["blend"] = engine.default_weights(session.fit, "blend")
+def _prepared(session, cards, fitted, method: str, plan, job):
+    """The fit with what `method` finds or trains once; kept in the session unless the visitor has a newer fit by now."""
+    found, form = draw.prepared(cards, fitted, method, plan, job=job, stage=methods.STAGES.get(method, "preparing"))
+    if found is not fitted and session.fit is fitted:
+        session.fit = found
+        if form is not None:
+            session.blend, session.weights["blend"] = form, engine.default_weights(found, "blend")
         session.stamp += 1
-    return session.fit
+    return found
 
 
 def keep(session, column, sample, cards, plan) -> None:
     """Write one image with its recipe inside, and put it into its cell."""
     path = session.folder / f"{column.method}-{column.key}-{sample.seed}-{abs(hash(sample.prompt)) % 10**8}.png"
     draw.save(sample, cards, draw.settings(plan), path)
-    shot = state.Shot(str(path), sample.prompt, int(sample.seed), tuple(float(w) for w in sample.weights), sample.member)
+    weights, note = tuple(float(w) for w in sample.weights), getattr(sample, "note", "")
+    shot = state.Shot(str(path), sample.prompt, int(sample.seed), weights, sample.member, note)
     column.shots[(shot.prompt, shot.seed)] = shot
     column.weights = shot.weights
 
@@ -226,8 +230,3 @@ def set_plan(session, data: dict) -> None:
     elif name == "steps":
         plan.steps = state.whole(value, plan.steps, 2, 100)
 
-
-def set_method(session, data: dict) -> None:
-    name, plan = data.get("name"), session.plan
-    if name in CHOICES:
-        plan.methods = tuple(m for m in CHOICES if (m in plan.methods) != (m == name))

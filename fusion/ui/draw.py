@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 
-from .engine import distance_form, ensemble
+from .engine import distance_form, ensemble, key_of, loaded
 
 YOURS = {"mix": "mixture", "blend": "scorefusion"}  # the method that the mixer's weights stand for, by mode
 
@@ -18,37 +19,65 @@ def settings(plan, **more):
     return SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, **more)
 
 
+_pace: dict[tuple, float] = {}  # ensemble -> seconds a network evaluation took when it last drew here
+
+
+def pace(chosen) -> float | None:
+    """Seconds for one network evaluation of these models on this machine, as last measured; None before the first images."""
+    return _pace.get(key_of(chosen))
+
+
 def samples(chosen, result, method: str, plan, weights, *, job):
     """Yields `Sample`s of one method; `yours` draws with the mixer's weights as (mode, values)."""
     from fusion.methods import METHODS
 
-    loaded = ensemble(chosen, job.report)
+    together = ensemble(chosen, job.loading)
     job.enter("drawing")
-    own = np.asarray(weights[1]) if method == "yours" else None
-    name = YOURS[weights[0]] if method == "yours" else method
-    yield from METHODS[name].run(loaded, result, settings(plan, stop=job.stopped, progress=job.report, weights=own))
+    name, own = _as_method(method, weights)
+    asked = settings(plan, stop=job.stopped, progress=job.report, weights=own)
+    start, images = time.monotonic(), 0
+    for sample in METHODS[name].run(together, result, asked):
+        images += 1
+        yield sample
+    if images and images == len(asked.jobs):
+        _pace[key_of(chosen)] = (time.monotonic() - start) / (images * METHODS[name].cost(together, result, asked).evaluations)
 
 
-def evaluations(chosen, result, method: str, plan, weights) -> float | None:
-    """Network evaluations per image."""
+def _as_method(method: str, weights) -> tuple[str, np.ndarray | None]:
+    """Name in METHODS and weights of a column; the mixer's own stands for a method, by its mode."""
+    return (YOURS[weights[0]], np.asarray(weights[1])) if method == "yours" else (method, None)
+
+
+def price(chosen, result, method: str, plan, weights):
+    """The method's `Cost` for this plan; None while the models are not loaded. Raises MethodError where it cannot run."""
     from fusion.methods import METHODS
 
-    own = np.asarray(weights[1]) if method == "yours" else None
-    name = YOURS[weights[0]] if method == "yours" else method
-    return METHODS[name].cost(ensemble(chosen), result, settings(plan, weights=own)).evaluations
+    together = loaded(chosen)
+    if together is None:
+        return None
+    name, own = _as_method(method, weights)
+    return METHODS[name].cost(together, result, settings(plan, weights=own))
 
 
-def matched(chosen, result, plan, *, job):
-    """`(fit with matched weights, distance form of blends)`: draws about K + 4 batches. Raises MethodError without a calibration."""
-    from fusion.methods import SamplingPlan
-    from fusion.methods.matched import match
+def prepared(chosen, result, method: str, plan, *, job, stage: str):
+    """`(fit, distance form)`: the fit with what this method finds or trains once, made now if this is the first time.
 
-    loaded = ensemble(chosen, job.report)
-    job.enter("matching")
-    found, last = match(
-        loaded, result, SamplingPlan(list(plan.prompts[:1]), [0], steps=plan.steps, stop=job.stopped, progress=job.report)
-    )
-    return found, distance_form(found, last)
+    The distance form of blends comes with `matched` only, else None. Raises MethodError when stopped before there is a result.
+    """
+    from fusion.methods import METHODS
+
+    found = METHODS[method]
+    if found.prepare is None or method in result.trained or (method == "matched" and result.matched is not None):
+        return result, None
+    together = ensemble(chosen, job.loading)
+    job.enter(stage)
+    asked = settings(plan, stop=job.stopped, progress=job.report)
+    if method == "matched":
+        from fusion.methods.matched import match
+
+        result, last = match(together, result, asked)
+        return result, distance_form(result, last)
+    return found.prepare(together, result, asked), None
 
 
 # ------------------------------------------------------------------------------------------------ recipes
@@ -74,9 +103,9 @@ def recipe_json(chosen, result, plan, mode: str, weights, metrics: dict) -> str:
 
 def again(chosen, recipe, *, job):
     """Yields the images of a recipe: all, or the one it was found in. Raises MethodError where its method cannot run here."""
-    loaded = ensemble(chosen, job.report)
+    together = ensemble(chosen, job.loading)
     job.enter("drawing")
-    yield from recipe.run(loaded, stop=job.stopped, progress=job.report)
+    yield from recipe.run(together, stop=job.stopped, progress=job.report)
 
 
 def difference(one, other) -> int:

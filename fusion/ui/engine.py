@@ -42,12 +42,22 @@ def device() -> str:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
 
 
+def key_of(chosen: Iterable) -> tuple:
+    """What tells one choice of models from another."""
+    return tuple((c.id, c.source, c.revision, c.adapter) for c in chosen)
+
+
+def loaded(chosen: Iterable):
+    """The ensemble of these cards if it is in memory, else None: nothing is loaded for the asking."""
+    return _ensembles.get(key_of(chosen))
+
+
 def ensemble(chosen: Iterable, progress=None):
     """The loaded ensemble of these cards, from the cache where possible. Raises ModelError with cause and cure."""
     from models.loading import load_ensemble
 
     chosen = tuple(chosen)
-    key = tuple((c.id, c.source, c.revision, c.adapter) for c in chosen)
+    key = key_of(chosen)
     with _lock:
         if key not in _ensembles:
             _ensembles[key] = load_ensemble(chosen, progress=progress)
@@ -74,11 +84,12 @@ def fit(chosen, images, captions, *, levels: int, draws: int, job):
     """A `Fit` of these models to these pictures; when stopped, of the pictures that were finished."""
     from fusion.fitting import fit_all
     from fusion.objective import fit_gram
+    from fusion.target import Target
 
-    loaded = ensemble(chosen, job.report)
+    together = ensemble(chosen, job.loading)
     job.enter("fitting")
-    gram = fit_gram(loaded, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped)
-    return fit_all(gram, shipped_calibration(chosen, gram))
+    gram = fit_gram(together, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped)
+    return fit_all(gram, shipped_calibration(chosen, gram), Target(images[: len(gram)], captions[: len(gram)]))
 
 
 def calibrate(chosen, result, *, job, samples: int = 96):
@@ -86,10 +97,10 @@ def calibrate(chosen, result, *, job, samples: int = 96):
     from fusion.calibration import calibrate as run
     from fusion.fitting import fit_all
 
-    loaded = ensemble(chosen, job.report)
+    together = ensemble(chosen, job.loading)
     job.enter("drawing")
-    made = run(loaded, None, samples=samples, prompts=sorted(set(result.gram.prompts)), progress=job.report, stop=job.stopped)
-    return fit_all(result.gram, made)
+    made = run(together, None, samples=samples, prompts=sorted(set(result.gram.prompts)), progress=job.report, stop=job.stopped)
+    return fit_all(result.gram, made, result.target)
 
 
 def refit(gram_path: Path, chosen):
@@ -118,7 +129,16 @@ def subset(result, chosen):
     if len(names) < 2 or not set(names) <= set(result.gram.names):
         return None
     smaller = result.gram.select(members=[result.gram.names.index(n) for n in names])
-    return fit_all(smaller, shipped_calibration(chosen, smaller))
+    return fit_all(smaller, shipped_calibration(chosen, smaller), result.target)
+
+
+def with_target(result, images, captions):
+    """`result` with the pictures it was measured on, for methods that train; stored statistics come without."""
+    from dataclasses import replace
+
+    from fusion.target import Target
+
+    return replace(result, target=Target(tuple(images), tuple(captions)))
 
 
 def distance_form(result, match=None) -> dict:

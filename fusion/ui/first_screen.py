@@ -40,6 +40,7 @@ def take_stored_fit(session) -> None:
     fit = engine.refit(statistic, cards)
     if fit is None:
         return
+    fit = engine.with_target(fit, [p.image for p in session.pictures], [p.caption for p in session.pictures])
     if data.get("matched") and [c.id for c in cards] == data["members"]:
         fit = engine.with_matched_weights(fit, data["matched"])
     session.take_fit(fit, tuple(c.id for c in cards))

@@ -6,6 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from fusion.stopping import Interrupted
+
+COUNTED = ("loading", "fitting", "drawing", "reading")  # stages whose units a reader knows: parts, looks, steps, pictures
 PLACES = {  # kind of work -> the panel that starts it, stops it and says what went wrong
     "fit": "fit",
     "calibrate": "fit",
@@ -25,6 +28,7 @@ class Job:
     def __init__(self, kind: str, work: Callable[[Job], object]):
         self.kind, self._work = kind, work
         self.done, self.total, self.message, self.stage = 0, 0, "", "loading"
+        self.label, self.percent = "", False  # a name shown before the stage; whether the count means something to a reader
         self.result: object | None = None
         self.error: Exception | None = None
         self.started = time.monotonic()
@@ -44,9 +48,15 @@ class Job:
         self.done, self.total, self.message = int(done), int(total), message
         self._changed.set()
 
+    def loading(self, done: int, total: int, message: str = "") -> None:
+        """`report` for work that cannot be asked to stop but tells how far it is: raises Interrupted once Stop was pressed."""
+        if self.stopped():
+            raise Interrupted
+        self.report(done, total, message)
+
     def enter(self, stage: str) -> None:
         """A new part of the work begins; its count starts anew."""
-        self.stage, self.done, self.total = stage, 0, 0
+        self.stage, self.done, self.total, self.percent = stage, 0, 0, stage not in COUNTED
         self._changed.set()
 
     def stop(self) -> None:

@@ -5,6 +5,8 @@ Every event changes the visitor's `Session` and returns what changed on screen. 
 
 from __future__ import annotations
 
+import contextlib
+
 import gradio as gr
 
 from . import (
@@ -17,6 +19,7 @@ from . import (
     fit,
     header,
     jobs,
+    methods,
     mixer,
     models_section,
     report,
@@ -57,7 +60,7 @@ ACTIONS = {
     "levels": fit.set_levels,
     "draws": fit.set_draws,
     "plan": compare.set_plan,
-    "method": compare.set_method,
+    "method": methods.choose,
     "vote_next": vote.following,
     "vote": vote.choose,
     "vote_pause": vote.pause,
@@ -111,6 +114,18 @@ def on_load(session: state.Session, request: gr.Request) -> list:
             session.weights[chosen_mode] = wanted
     if bad:
         session.note("page", "warn", session.tell("page.bad_link", parts=", ".join(bad)[:200]))
+    return refresh(session)
+
+
+def on_warm(session: state.Session) -> list:
+    """Load the models of an answer that came from files, after the first paint: then every price is known and the first fit starts at once.
+
+    Only models whose files are here: nothing is fetched unasked. What is wrong with them is said when they are used.
+    """
+    chosen = models_section.chosen(session)
+    if session.fit is not None and not session.stale() and not any(card.is_hub for card in chosen):
+        with contextlib.suppress(ValueError, OSError):
+            engine.ensemble(chosen)
     return refresh(session)
 
 
@@ -229,5 +244,6 @@ def _wire(page: gr.Blocks, session: gr.State, parts: dict, drops: dict) -> None:
     for name, take in (("target", on_upload), ("comeback", on_recipe)):
         drops[name].upload(take, [session, drops[name]], [drops[name], *outputs], api_name=f"upload_{name}", **taken)
     loaded = page.load(on_load, api_name="load", **quick)
+    loaded.then(on_warm, api_name="warm", **quick)
     loaded.then(None, js="() => { window.scoreFusionReady = true; window.scoreFusionAddress(); }", api_visibility="private")
     page.unload(on_unload)

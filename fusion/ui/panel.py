@@ -96,7 +96,8 @@ def progress(session, kind: str) -> str:
     if job is None or job.kind != kind:
         return ""
     part = job.done / job.total if job.total else 0.02
-    text = say(f"run.{job.stage}") + (" · " + say("run.progress", done=job.done, total=job.total) if job.total else "")
+    count = f"{100 * part:.0f}\u202f%" if job.percent else say("run.progress", done=job.done, total=job.total)
+    text = (f"{escape(job.label)} · " if job.label else "") + say(f"run.{job.stage}") + (f" · {count}" if job.total else "")
     stop = say("run.stopping") if job.stopped() else say("run.stop")
     return (
         f'<div class="card progress" role="status" data-running="{kind}"><div class="row" style="justify-content:space-between">'

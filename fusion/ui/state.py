@@ -46,6 +46,7 @@ class Shot:
     seed: int
     weights: tuple[float, ...]
     member: str | None = None
+    note: str = ""  # what the method says of this image, e.g. an effective sample size
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Column:
     method: str
     key: str
     shots: dict[tuple[str, int], Shot] = field(default_factory=dict)
-    evaluations: float | None = None
+    cost: object | None = None  # fusion.methods.Cost
     weights: tuple[float, ...] | None = None
 
 
@@ -94,6 +95,7 @@ class Session:
     releases: int = 0  # how many releases of the mixer have arrived
     plan: Plan = field(default_factory=Plan)
     columns: list[Column] = field(default_factory=list)
+    prices: dict = field(default_factory=dict)  # (method, state of fit and plan) -> its Cost, or why it cannot run
     sweep: list[Shot] = field(default_factory=list)
     sweep_key: str = ""
     vote: dict = field(default_factory=dict)

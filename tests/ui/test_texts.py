@@ -7,7 +7,7 @@ import string
 from pathlib import Path
 
 import fusion.ui
-from fusion.ui import compare, evidence, header, mixer, models_section, texts
+from fusion.ui import evidence, header, jobs, methods, mixer, models_section, texts
 
 FOLDER = Path(fusion.ui.__file__).parent
 
@@ -34,8 +34,11 @@ def test_every_key_in_the_code_exists():
     for file in FOLDER.glob("*.py"):
         used |= set(re.findall(r"(?:say|tell|html)\(\s*\"([a-z_]+(?:\.[A-Za-z_.]+)?)\"", file.read_text("utf-8")))
     used |= (
-        {f"mixer.{label}" for label in mixer.LABELS} | {f"method.{m}" for m in compare.CHOICES} | {f"evidence.{t}" for t in evidence.TABS}
+        {f"mixer.{label}" for label in mixer.LABELS}
+        | {f"{part}.{m}" for part in ("method", "about") for group in methods.GROUPS.values() for m in group}
+        | {f"evidence.{t}" for t in evidence.TABS}
     )
+    used |= {f"group.{g}" for g in methods.GROUPS} | {f"run.{s}" for s in (*methods.STAGES.values(), *jobs.COUNTED, "preparing")}
     used |= {f"{step}.{part}" for step in header.STEPS for part in ("title", "lead")}
     assert used <= set(texts.table()), sorted(used - set(texts.table()))
     assert len(used) > 100
