@@ -67,9 +67,9 @@ class Kept:
             return None
         return found if found.shape == tuple(shape) and found.dtype == np.float32 else None
 
-    def put(self, shelf: str, key: str, value: np.ndarray) -> None:
-        """Keep an array; it is on disk at most `seconds` later, at the latest after `flush`."""
-        self._waiting.setdefault(shelf, {})[key] = np.ascontiguousarray(value, dtype=np.float32)
+    def put(self, shelf: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep some arrays, all or none of them; they are on disk about `seconds` later, at the latest after `flush`."""
+        self._waiting.setdefault(shelf, {}).update({key: np.ascontiguousarray(value, dtype=np.float32) for key, value in arrays.items()})
         if time.monotonic() - self._written >= self.seconds:
             self.flush()
 
@@ -112,8 +112,8 @@ class Kept:
                 if missing:
                     answers[k, missing] = predict(x_t[missing], level[missing], index[missing], members=[k])[0].float().cpu()
                     self.asked += len(missing)
-                    for row in (row for row in missing if bool(torch.isfinite(answers[k, row]).all())):  # the caller refuses the others
-                        self.put(shelf, keys[row], answers[k, row].numpy())
+                    if bool(torch.isfinite(answers[k, missing]).all()):  # otherwise the caller refuses them
+                        self.put(shelf, {keys[row]: answers[k, row].numpy() for row in missing})
             return answers
 
         return recall
@@ -150,7 +150,7 @@ class Kept:
             for n, key in enumerate(keys):
                 if known[n] is None:
                     known[n] = ensemble.encode([images[n]])[0].float().cpu().numpy()
-                    self.put(shelf, key, known[n])
+                    self.put(shelf, {key: known[n]})
             return torch.from_numpy(np.stack(known))
 
         return encode
