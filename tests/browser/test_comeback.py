@@ -17,6 +17,7 @@ def fit_and_draw(tab) -> None:
     tab.click("#fit-button")
     tab.wait_for_selector("#answer")
     tab.click("#compare-button")
+    tab.wait_for_function("document.querySelectorAll('#grid .shot img').length === 8")
     tab.wait_for_selector("#compare-button:not([disabled])")
 
 
