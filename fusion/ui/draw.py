@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fusion import hosting
+
 from .engine import distance_form, ensemble, key_of, loaded
 
 YOURS = {"mix": "mixture", "blend": "scorefusion"}  # the method that the mixer's weights stand for, by mode
@@ -31,16 +33,27 @@ def samples(chosen, result, method: str, plan, weights, *, job):
     """Yields `Sample`s of one method; `yours` draws with the mixer's weights as (mode, values)."""
     from fusion.methods import METHODS
 
-    together = ensemble(chosen, job.loading)
-    job.enter("drawing")
     name, own = _as_method(method, weights)
-    asked = settings(plan, stop=job.stopped, progress=job.report, weights=own)
+    asked = settings(plan, weights=own)
+    wanted = len(asked.jobs)
+    hosting.check(models=chosen, samples=wanted, steps=plan.steps)
+    held = hosting.seconds(len(chosen) * plan.steps * wanted, wanted)
     start, images = time.monotonic(), 0
-    for sample in METHODS[name].run(together, result, asked):
+    for sample in hosting.stream(_drawn, chosen, result, name, asked, job=job, seconds=held):
         images += 1
         yield sample
-    if images and images == len(asked.jobs):
-        _pace[key_of(chosen)] = (time.monotonic() - start) / (images * METHODS[name].cost(together, result, asked).evaluations)
+    if images and images == wanted:
+        evaluations = METHODS[name].cost(ensemble(chosen), result, asked).evaluations
+        _pace[key_of(chosen)] = (time.monotonic() - start) / (images * evaluations)
+
+
+def _drawn(chosen, result, name: str, asked, *, job):
+    """Yields the samples of a method: what needs a GPU."""
+    from fusion.methods import METHODS
+
+    together = ensemble(chosen, job.loading)
+    job.enter("drawing")
+    yield from METHODS[name].run(together, result, asked.with_(stop=job.stopped, progress=job.report))
 
 
 def _as_method(method: str, weights) -> tuple[str, np.ndarray | None]:
@@ -69,15 +82,26 @@ def prepared(chosen, result, method: str, plan, *, job, stage: str):
     found = METHODS[method]
     if found.prepare is None or method in result.trained or (method == "matched" and result.matched is not None):
         return result, None
+    asked = settings(plan)
+    hosting.check(models=chosen, steps=plan.steps)
+    cost = found.cost(ensemble(chosen, job.loading), result, asked)
+    held = hosting.seconds(cost.preparation, more=cost.training_seconds)
+    return hosting.call(_prepared, chosen, result, method, asked, stage, job=job, seconds=held)
+
+
+def _prepared(chosen, result, method: str, asked, stage: str, *, job):
+    """`prepared`, once it is known that there is something to do: what needs a GPU."""
+    from fusion.methods import METHODS
+
     together = ensemble(chosen, job.loading)
     job.enter(stage)
-    asked = settings(plan, stop=job.stopped, progress=job.report)
+    asked = asked.with_(stop=job.stopped, progress=job.report)
     if method == "matched":
         from fusion.methods.matched import match
 
         result, last = match(together, result, asked)
         return result, distance_form(result, last)
-    return found.prepare(together, result, asked), None
+    return METHODS[method].prepare(together, result, asked), None
 
 
 # ------------------------------------------------------------------------------------------------ recipes
@@ -103,6 +127,14 @@ def recipe_json(chosen, result, plan, mode: str, weights, metrics: dict) -> str:
 
 def again(chosen, recipe, *, job):
     """Yields the images of a recipe: all, or the one it was found in. Raises MethodError where its method cannot run here."""
+    wanted = len(recipe.plan().jobs)
+    hosting.check(models=chosen, samples=wanted, steps=recipe.steps)
+    held = hosting.seconds(len(chosen) * recipe.steps * wanted, wanted)
+    yield from hosting.stream(_again, chosen, recipe, job=job, seconds=held)
+
+
+def _again(chosen, recipe, *, job):
+    """Yields the images of a recipe: what needs a GPU."""
     together = ensemble(chosen, job.loading)
     job.enter("drawing")
     yield from recipe.run(together, stop=job.stopped, progress=job.report)

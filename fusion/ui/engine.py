@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fusion import hosting
+
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEFAULT_MODELS = ("portraits/harbor", "portraits/summit", "portraits/meadow", "portraits/delta")
 KEPT_ENSEMBLES = 2
@@ -25,7 +27,7 @@ def cards() -> dict:
     """id -> ModelCard of everything on offer whose files are here, or that a hub can give."""
     from models.catalog import catalog
 
-    return {name: card for name, card in catalog.items() if available(card)}
+    return {name: card for name, card in catalog.items() if hosting.offered(name) and available(card)}
 
 
 def available(card) -> bool:
@@ -43,8 +45,8 @@ def device() -> str:
 
 
 def key_of(chosen: Iterable) -> tuple:
-    """What tells one choice of models from another."""
-    return tuple((c.id, c.source, c.revision, c.adapter) for c in chosen)
+    """What tells one choice of models from another, where it is loaded included."""
+    return hosting.device(), *((c.id, c.source, c.revision, c.adapter) for c in chosen)
 
 
 def loaded(chosen: Iterable):
@@ -57,10 +59,11 @@ def ensemble(chosen: Iterable, progress=None):
     from models.loading import load_ensemble
 
     chosen = tuple(chosen)
+    hosting.check(models=chosen)
     key = key_of(chosen)
     with _lock:
         if key not in _ensembles:
-            _ensembles[key] = load_ensemble(chosen, progress=progress)
+            _ensembles[key] = load_ensemble(chosen, device=hosting.device(), progress=progress)
         _ensembles.move_to_end(key)
         while len(_ensembles) > KEPT_ENSEMBLES:
             _ensembles.popitem(last=False)
@@ -83,24 +86,41 @@ def shipped_calibration(chosen: Iterable, gram):
 def fit(chosen, images, captions, *, levels: int, draws: int, job):
     """A `Fit` of these models to these pictures; when stopped, of the pictures that were finished."""
     from fusion.fitting import fit_all
-    from fusion.objective import fit_gram
     from fusion.target import Target
+
+    hosting.check(models=chosen, images=len(images), looks=levels * draws)
+    time = hosting.seconds(2 * len(chosen) * levels * draws * len(images), len(images))
+    gram = hosting.call(measured, chosen, images, captions, levels, draws, job=job, seconds=time)
+    return fit_all(gram, shipped_calibration(chosen, gram), Target(images[: len(gram)], captions[: len(gram)]))
+
+
+def measured(chosen, images, captions, levels: int, draws: int, *, job):
+    """The statistic alone: the part of a fit that needs a GPU, and little enough to come back from one that is lent."""
+    from fusion.objective import fit_gram
 
     together = ensemble(chosen, job.loading)
     job.enter("fitting")
-    gram = fit_gram(together, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped)
-    return fit_all(gram, shipped_calibration(chosen, gram), Target(images[: len(gram)], captions[: len(gram)]))
+    return fit_gram(together, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped)
 
 
 def calibrate(chosen, result, *, job, samples: int = 96):
     """The same fit with proportions, after drawing `samples` images from each model."""
-    from fusion.calibration import calibrate as run
     from fusion.fitting import fit_all
+
+    hosting.check(models=chosen, calibration=samples)
+    each = 20 + 2 * len(chosen) * (len(result.gram.strata) - 1)  # drawn in 20 steps, then looked at by all
+    time = hosting.seconds(len(chosen) * samples * each, 2 * len(chosen) * samples)
+    made = hosting.call(calibrated, chosen, samples, sorted(set(result.gram.prompts)), job=job, seconds=time)
+    return fit_all(result.gram, made, result.target)
+
+
+def calibrated(chosen, samples: int, prompts, *, job):
+    """The calibration alone, as `measured` is the statistic alone."""
+    from fusion.calibration import calibrate as run
 
     together = ensemble(chosen, job.loading)
     job.enter("drawing")
-    made = run(together, None, samples=samples, prompts=sorted(set(result.gram.prompts)), progress=job.report, stop=job.stopped)
-    return fit_all(result.gram, made, result.target)
+    return run(together, None, samples=samples, prompts=prompts, progress=job.report, stop=job.stopped)
 
 
 def refit(gram_path: Path, chosen):
@@ -157,9 +177,7 @@ def default_weights(result, mode: str) -> np.ndarray:
 
 def hosted() -> bool:
     """True on a hosted Space, where pictures travel to a server."""
-    import os
-
-    return bool(os.environ.get("SPACE_ID"))
+    return hosting.hosted()
 
 
 def has_probe() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,8 @@ class Job:
         self.started = time.monotonic()
         self._stop = threading.Event()
         self._changed = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        here = contextvars.copy_context()  # a lent GPU is accounted to the visitor, whose request lies in the context
+        self._thread = threading.Thread(target=here.run, args=(self._run,), daemon=True)
 
     def _run(self) -> None:
         try:
