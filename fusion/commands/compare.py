@@ -40,6 +40,7 @@ def run(args, *, progress, stop):
     from fusion.commands.shared import ensemble_of, fitted, told
     from fusion.evaluation import compare
     from fusion.objective import fit_gram
+    from fusion.target import Target
 
     ensemble = ensemble_of(args.models, args.device, progress)
     pictures, captions, held, held_captions = _split(args)
@@ -50,14 +51,15 @@ def run(args, *, progress, stop):
     known = _known_population(args.target)
     report = compare(
         ensemble, args.methods, [prompts[i % len(prompts)] for i in range(args.count)], range(args.seed, args.seed + args.count),
-        fit=found, held_out=held_out, target=held_images if known is None else known, steps=args.steps or 20,
+        fit=found, held_out=held_out, target=held_images if known is None else known,
+        pictures=Target(tuple(held_images), tuple(held_captions)), steps=args.steps or 20,
         guidance=1.0 if args.guidance is None else args.guidance, height=args.height, width=args.width,
         read_features=not args.no_features, progress=progress, stop=stop,
     )  # fmt: skip
     if args.out:
         report.save(args.out)
-    lines = [told(found), "", *(_line(row) for row in report.rows), "", report.verdict]
-    return report.to_dict(), "\n".join(lines + ([f"The report is in {args.out}"] if args.out else []))
+    text = f"{told(found)}\n\n{report.to_text()}" + (f"\nThe report is in {args.out}" if args.out else "")
+    return report.to_dict(), text
 
 
 def _split(args) -> tuple[list, list[str], list, list[str]]:
@@ -82,11 +84,3 @@ def _known_population(folder: str):
 
     path = Path(folder).resolve()
     return TARGET_POPULATIONS.get(path.name) if path.parent == (REPOSITORY / "assets" / "targets").resolve() else None
-
-
-def _line(row) -> str:
-    """One method of a comparison as a line of text."""
-    if row.problem:
-        return f"{row.title:24} {row.problem}"
-    figures = [f"{name} {getattr(row, name)}" for name in ("population", "features", "loss") if getattr(row, name) is not None]
-    return f"{row.title:24} " + "; ".join(figures)

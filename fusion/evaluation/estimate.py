@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Z95 = 1.959964  # half-width of a 95 % interval in standard errors
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -39,3 +41,14 @@ def basic_interval(value: float, resampled: np.ndarray, *, level: float = 0.95, 
     """
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(np.clip(2 * value - high, 0.0, value)), float(np.clip(2 * value - low, value, most))
+
+
+def jackknife_variance(left_out: np.ndarray) -> float:
+    """Variance of an estimate from its values without each entry (N,); on average never too small (Efron & Stein 1981)."""
+    n = len(left_out)
+    return float((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`(N, M)` between rows `(N, F)` and `(M, F)`."""
+    return np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 0.0)

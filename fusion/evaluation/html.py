@@ -6,7 +6,8 @@ import base64
 import io
 from html import escape
 
-from fusion.evaluation.estimate import Estimate
+from fusion.evaluation.columns import notes, value
+from fusion.evaluation.text import cell
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito
 STYLE = """
@@ -22,20 +23,12 @@ HEAD = (
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
     f"<title>ScoreFusion comparison</title><style>{STYLE}</style></head><body>"
 )
-MEANINGS = (
-    ("population", "Population", "Total variation between the samples' population and the target's, 0 to 1; smaller is better."),
-    ("features", "Features", "Distance in calibrated features, in standard deviations of one picture; smaller is better."),
-    ("gain", "Loss saved", "Held-out denoising loss saved against the best single model. It hardly sees populations: no ground to choose."),
-    ("loss", "Loss", "Held-out denoising loss."),
-)
-
-
 def page(report) -> str:
     """The whole document."""
     parts = [HEAD, "<h1>ScoreFusion comparison</h1>", f'<p class="lead">{escape(report.verdict)}</p>']
     if report.stopped:
         parts.append("<p><strong>Stopped before all samples were drawn: the figures below are from those that were.</strong></p>")
-    parts += [_fit(report.fit), _chart(report.rows), _table(report.rows), _pictures(report.rows), _settings(report), "</body></html>"]
+    parts += [_fit(report.fit), _chart(report), _table(report), _pictures(report.rows), _settings(report), "</body></html>"]
     return "\n".join(part for part in parts if part)
 
 
@@ -60,50 +53,54 @@ def _share(value) -> str:
     return f"<td>{value['weight']:.0%}{'' if interval is None else f' ({interval[0]:.0%} to {interval[1]:.0%})'}</td>"
 
 
-def _chart(rows) -> str:
+def _chart(report) -> str:
     """Distances with intervals as dots and lines; the table below it holds the same figures."""
-    name = next((n for n in ("population", "features") if any(getattr(row, n) is not None for row in rows)), None)
-    if name is None:
+    column = next((c for name in ("population", "kid", "features") for c in report.columns() if c.name == name), None)
+    if column is None:
         return ""
-    shown = [row for row in rows if getattr(row, name) is not None]
-    top = max(max(getattr(row, name).high for row in shown if getattr(row, name).high < float("inf")), 1e-9)
-    x = lambda value: 220 + 430 * min(value, top) / top
+    shown = [(row.title, getattr(row, column.name)) for row in report.rows if getattr(row, column.name) is not None]
+    ends = [end for _, e in shown for end in (e.low, e.value, e.high) if abs(end) < float("inf")]
+    low, high = min(0.0, *ends), max(1e-9, *ends)
+    x = lambda at: 220 + 430 * (min(max(at, low), high) - low) / (high - low)  # noqa: E731
     lines = []
-    for index, row in enumerate(shown):
-        estimate, y, colour = getattr(row, name), 24 + 30 * index, COLOURS[index % len(COLOURS)]
+    for index, (title, estimate) in enumerate(shown):
+        y, colour = 24 + 30 * index, COLOURS[index % len(COLOURS)]
         lines.append(
-            f'<text x="0" y="{y + 5}">{escape(row.title)}</text>'
+            f'<text x="0" y="{y + 5}">{escape(title)}</text>'
             f'<line x1="{x(estimate.low):.1f}" x2="{x(estimate.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
             f'<circle cx="{x(estimate.value):.1f}" cy="{y}" r="6" fill="{colour}"/><text x="670" y="{y + 5}">{estimate.value:.2f}</text>'
         )
-    title = dict((key, label) for key, label, _ in MEANINGS)[name]
+    height = 30 * len(shown) + 20
     return (
-        f"<h2>Distance to the target: {title.lower()}</h2>"
-        f'<svg viewBox="0 0 720 {30 * len(shown) + 20}" role="img" aria-label="Distances with 95 % intervals; the table holds the figures">'
-        f'<line x1="220" x2="220" y1="5" y2="{30 * len(shown) + 10}" stroke="currentColor" opacity=".4"/>{"".join(lines)}</svg>'
+        f"<h2>Distance to the target: {escape(column.title)}</h2>"
+        f'<svg viewBox="0 0 720 {height}" role="img" aria-label="Distances with 95 % intervals; the table holds the figures">'
+        f'<line x1="{x(0):.1f}" x2="{x(0):.1f}" y1="5" y2="{height - 10}" stroke="currentColor" opacity=".4"/>{"".join(lines)}</svg>'
+        f'<p class="note">{escape(column.explanation)}</p>'
     )
 
 
-def _table(rows) -> str:
-    columns = [one for one in MEANINGS if any(getattr(row, one[0]) is not None for row in rows)]
-    head = "".join(f'<th title="{escape(meaning)}">{label}</th>' for _, label, meaning in columns)
-    body = []
-    for row in rows:
-        cells = "".join(f"<td>{_figure(getattr(row, name))}</td>" for name, _, _ in columns)
+def _table(report) -> str:
+    """Every figure, with a sentence below the table for every column and every unusual cell."""
+    columns, told, body = report.columns(), [], []
+    unit = lambda c: f'<br><span class="note">{escape(c.unit)}</span>'  # noqa: E731
+    head = "".join(f'<th title="{escape(c.explanation)}">{escape(c.title)}{unit(c)}</th>' for c in columns)
+    for row in report.rows:
+        remarks, cells = notes(row), []
+        for column in columns:
+            mark, remark = "", remarks.get(column.name)
+            if remark:
+                told.append(f"{row.title}, {column.title}: {remark}")
+                mark = f' <sup title="{escape(remark)}">{len(told)}</sup>'
+            cells.append(f"<td>{escape(cell(value(row, column.name)))}{mark}</td>")
         weights = ", ".join(f"{escape(name)} {share:.2f}" for name, share in row.weights.items() if share > 0.005)
-        cost = "" if row.cost is None else f"{row.cost.evaluations:g} evaluations an image, {row.cost.memory:.2f} x memory"
-        time = "" if row.seconds is None else f", {row.seconds:.2f} s an image"
-        body.append(f"<tr><th>{escape(row.title)}</th><td>{escape(row.problem) or weights}</td>{cells}<td>{cost}{time}</td></tr>")
-    notes = "".join(f"<li>{label}: {escape(meaning)}</li>" for _, label, meaning in columns)
+        body.append(f"<tr><th>{escape(row.title)}</th><td>{escape(row.problem) or weights}</td>{''.join(cells)}</tr>")
+    meanings = "".join(f"<li>{escape(c.title)}: {escape(c.explanation)}</li>" for c in columns)
+    unusual = "".join(f"<li>{escape(text)}</li>" for text in told)
     return (
-        f'<h2>Evidence</h2><div class="scroll"><table><tr><th>Method</th><th>Models</th>{head}<th>Cost</th></tr>'
-        f'{"".join(body)}</table></div>'
-        f'<ul class="note">{notes}</ul>'
+        f'<h2>Evidence</h2><p class="note">In parentheses: 95 % intervals.</p>'
+        f'<div class="scroll"><table><tr><th>Method</th><th>Models</th>{head}</tr>{"".join(body)}</table></div>'
+        f'<ol class="note">{unusual}</ol><ul class="note">{meanings}</ul>'
     )
-
-
-def _figure(estimate: Estimate | None) -> str:
-    return "" if estimate is None else escape(str(estimate))
 
 
 def _pictures(rows) -> str:

@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from fusion.evaluation.columns import FIGURES, Column, notes, shown
 from fusion.evaluation.estimate import Estimate
 from fusion.evaluation.html import page
+from fusion.evaluation.recommendation import NONE, Recommendation
+from fusion.evaluation.text import table
 from fusion.methods import Cost, Sample
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method. `gain`: held-out loss saved against the best single model. `problem`: why it did not run, in a sentence, else empty."""
+    """One method; `fusion.evaluation.columns` says what each figure means. `problem`: why it did not run, in a sentence, else empty.
+    `notes`: sentences on single cells by column, beside those that follow from the figures (`columns.notes`)."""
 
     method: str
     title: str
@@ -26,13 +30,18 @@ class Row:
     gain: Estimate | None = None
     population: Estimate | None = None
     features: Estimate | None = None
+    kid: Estimate | None = None
+    diversity: Estimate | None = None
+    copies: Estimate | None = None
     samples: tuple[Sample, ...] = ()
     problem: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """`fit`: plain values on how the weights were found; `settings`: steps, guidance and so on; `stopped`: ended before all was drawn."""
+    """`fit`: plain values on how the weights were found; `settings`: steps, guidance and so on; `stopped`: ended before all was drawn.
+    `fitted`: the fit itself, with what the methods prepared; it is not saved."""
 
     rows: tuple[Row, ...]
     models: tuple[Mapping, ...]
@@ -40,8 +49,18 @@ class Report:
     seeds: tuple[int, ...]
     settings: Mapping = field(default_factory=dict)
     fit: Mapping = field(default_factory=dict)
-    verdict: str = ""
+    recommendation: Recommendation = Recommendation(NONE)
     stopped: bool = False
+    fitted: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def verdict(self) -> str:
+        """The recommendation's sentence."""
+        return self.recommendation.sentence
+
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that have anything to show, with what they mean."""
+        return shown(self.rows)
 
     def row(self, method: str) -> Row:
         return next(row for row in self.rows if row.method == method)
@@ -49,10 +68,15 @@ class Report:
     def to_dict(self) -> dict:
         """Plain JSON values, without images; figures that are not finite become None."""
         content = {key: getattr(self, key) for key in ("verdict", "models", "prompts", "seeds", "settings", "fit", "stopped")}
-        return _plain(content | {"rows": [_row(row) for row in self.rows]})
+        told = {"recommendation": asdict(self.recommendation), "columns": [asdict(column) for column in self.columns()]}
+        return _plain(content | told | {"rows": [_row(row) for row in self.rows]})
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_text(self) -> str:
+        """The figures as an aligned table, and the recommendation, for a terminal."""
+        return table(self)
 
     def to_html(self) -> str:
         """One self-contained page: no script, no request to anywhere."""
@@ -68,37 +92,13 @@ class Report:
         return path
 
 
-def verdict(rows) -> str:
-    """One sentence on which method came closest to the target, from samples against held-out pictures, never from loss."""
-    for name, what in (("population", "population"), ("features", "calibrated features")):
-        found = [row for row in rows if getattr(row, name) is not None]
-        if len(found) >= 2:
-            return _closest(found, name, what)
-    return "There is no evidence from samples against held-out pictures, so no method is recommended: a lower denoising loss alone is none."
-
-
-def _closest(rows, name: str, what: str) -> str:
-    ranked = sorted(rows, key=lambda row: getattr(row, name).value)
-    best, value = ranked[0], getattr(ranked[0], name)
-    single = next((row for row in rows if row.method == "single"), None)
-    sentence = f"Closest to the target's {what}: {best.title}, {value.value:.2f} away (95 %: {value.low:.2f} to {value.high:.2f})"
-    if single is None or single is best:
-        other, label = ranked[1], ranked[1].title
-    else:
-        other, label = single, "the best single model"
-    against = getattr(other, name)
-    sentence += f"; {label}: {against.value:.2f}. "
-    if value.high < against.low:
-        return sentence + "The difference is larger than chance explains."
-    return sentence + "With this many samples the difference is within chance."
-
-
 def _row(row: Row) -> dict:
     kept = {key: getattr(row, key) for key in ("method", "title", "weights", "seconds", "problem")}
     kept["cost"] = None if row.cost is None else asdict(row.cost)
-    for name in ("loss", "gain", "population", "features"):
+    for name in FIGURES:
         estimate = getattr(row, name)
         kept[name] = None if estimate is None else asdict(estimate)
+    kept["notes"] = notes(row)
     kept["samples"] = [{"prompt": s.prompt, "seed": s.seed, "member": s.member} for s in row.samples]
     return kept
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.evaluation import Estimate, Report, Row, compare
+from fusion.evaluation import Estimate, Recommendation, Report, Row, compare
 from fusion.evaluation.estimate import bootstrap_mean
 from fusion.evaluation.features import distance_of_means
 from fusion.evaluation.loss import held_out_gain, held_out_loss, image_losses
 from fusion.evaluation.population import distance_of_counts, is_countable
-from fusion.evaluation.report import verdict
 from fusion.methods import METHODS, Cost, Sample
+from fusion.target import Target
 from fusion.weights import Weights
 from models.portraits import probe
 from models.portraits.population import CELLS, MEMBER_POPULATIONS, Portrait, total_variation
@@ -121,7 +121,8 @@ def report(ensemble, fit, held_out, tmp_path_factory):
         seen = []
         made = compare(
             ensemble, ["single", "uniform", "scorefusion", "mixture"], small.PROMPTS, [1, 2, 3], fit=fit, held_out=held_out,
-            target=MEMBER_POPULATIONS["harbor"], steps=2, on_sample=seen.append, progress=lambda *a: None,
+            target=MEMBER_POPULATIONS["harbor"], pictures=Target(tuple(small.pictures(4, 77, 40)), small.PROMPTS[:1] * 4), steps=2,
+            on_sample=seen.append, progress=lambda *a: None,
         )  # fmt: skip
     assert len(seen) == 12
     return made
@@ -131,7 +132,8 @@ def test_compare_weighs_every_method_on_the_same_jobs(report, ensemble, held_out
     assert [row.method for row in report.rows] == ["single", "uniform", "scorefusion", "mixture"]
     for row in report.rows:
         assert sorted((s.prompt, s.seed) for s in row.samples) == sorted(zip(small.PROMPTS, [1, 2, 3]))
-        assert None not in (row.loss, row.gain, row.population, row.features, row.cost) and row.problem == "" and row.seconds > 0
+        assert None not in (row.loss, row.gain, row.population, row.features, row.kid, row.diversity, row.cost)
+        assert row.problem == "" and row.seconds > 0
     assert report.row("single").gain.value == 0.0
     assert report.row("uniform").loss.value == pytest.approx(image_losses(held_out, np.full(3, 1 / 3)).mean())
     assert report.row("mixture").cost.evaluations == 2 and report.row("uniform").cost.evaluations == 6
@@ -199,18 +201,5 @@ def test_html_escapes_what_users_wrote():
     broken = Row("matched", evil, {}, problem=evil)
     member = {"weight": 1.0, "interval": [0.0, 1.0]}
     fit = {"calibrated": {"members": {evil: member}, "verdict": evil}, "explanation": evil}
-    text = Report((row, broken), ({"id": evil, "title": evil},), (evil,), (1,), {evil: evil}, fit, evil).to_html()
+    text = Report((row, broken), ({"id": evil, "title": evil},), (evil,), (1,), {evil: evil}, fit, Recommendation(evil)).to_html()
     assert "<script" not in text and not [tag for tag, _ in Page(text).tags if tag == "script"]
-
-
-def rows_with(**distances):
-    return [Row(name, name.title(), {}, **{kind: Estimate(v, v - w, v + w)}) for name, (kind, v, w) in distances.items()]
-
-
-def test_the_verdict_comes_from_samples_and_says_when_it_is_chance():
-    clear = verdict(rows_with(single=("population", 0.4, 0.05), mixture=("population", 0.1, 0.05)))
-    assert clear.startswith("Closest to the target's population: Mixture") and "larger than chance" in clear and "0.40" in clear
-    assert "within chance" in verdict(rows_with(single=("features", 0.4, 0.3), mixture=("features", 0.2, 0.3)))
-    wins = verdict(rows_with(single=("population", 0.1, 0.01), mixture=("population", 0.3, 0.01)))
-    assert "Closest to the target's population: Single" in wins and "Mixture: 0.30" in wins
-    assert "no method is recommended" in verdict(rows_with(single=("loss", 0.4, 0.01), mixture=("loss", 0.1, 0.01)))

@@ -1,0 +1,92 @@
+"""What every column of a comparison means, and what a cell means where it is unusual: sentences for the report and the page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """`name`: the `Row` field it shows. `lower_is_better`: None where neither end is better, as with diversity, where 1 is best."""
+
+    name: str
+    title: str
+    unit: str
+    explanation: str
+    lower_is_better: bool | None = True
+
+
+COLUMNS = (
+    Column("kid", "KID", "squared kernel distance",
+           "Kernel distance between the method's samples and held-out target images in features of a model's own denoiser. 0 is what fresh "
+           "images of the target measure on average; chance may take it below 0."),
+    Column("features", "Calibrated features", "standard deviations of one picture",
+           "Distance between the mean of the samples and of held-out target images in the features that tell the models apart, training "
+           "errors taken out."),
+    Column("population", "Population", "total variation, 0 to 1",
+           "Share of samples that would have to change their kind for the samples' population to be the target's, counted by a probe; only "
+           "where kinds can be counted."),
+    Column("diversity", "Diversity", "ratio to the held-out images",
+           "Mean distance between two samples over that between two held-out images: 1 is as diverse as the target, below 1 is narrower.",
+           None),
+    Column("copies", "Copies", "share of samples",
+           "Samples that lie nearer to a fitted image than any held-out image does. A few do by chance; more mean that the method repeats "
+           "the images it was fitted to."),
+    Column("loss", "Loss", "squared error per latent number",
+           "Denoising loss on held-out target images: what the papers minimise. Averaging lowers it without matching the population: no "
+           "ground to choose."),
+    Column("gain", "Loss saved", "squared error per latent number",
+           "Held-out denoising loss saved against the best single model. It hardly sees populations: no ground to choose.", False),
+    Column("evaluations", "Evaluations", "network evaluations an image", "How often a network runs for one image: time on any machine."),
+    Column("memory", "Memory", "times one model", "Bytes of weights held while drawing, against one single model."),
+    Column("training_seconds", "Training", "seconds, once", "Time spent training before the first image, as stated before it ran."),
+    Column("seconds", "Time", "seconds an image", "Measured while this comparison drew, on this machine, with whatever else it was doing."),
+)  # fmt: skip
+FIGURES = ("kid", "features", "population", "diversity", "copies", "loss", "gain")  # estimates; the others are plain numbers
+
+NO_LOSS = {
+    "barycenter": "No loss: it weighs and resamples whole paths, and no single prediction of noise stands for that.",
+    "superposition": "No loss: its weights follow each sample along its path, so they are not known for a held-out image.",
+    "superposition_and": "No loss: its weights follow each sample along its path, so they are not known for a held-out image.",
+    "merge": "No loss: it is a network of its own, and the statistic of the separate models cannot tell what that would predict.",
+    "finetune": "No loss: it was trained after the statistic was measured.",
+    "transfer": "No loss: it was trained after the statistic was measured.",
+    "transfer_unfrozen": "No loss: it was trained after the statistic was measured.",
+    "scratch": "No loss: it was trained after the statistic was measured.",
+}
+LOSS_NOTES = {"mixture": "Mean of the models' own losses, in its proportions: every sample comes from one model, so nothing is averaged."}
+
+
+def shown(rows: Sequence) -> tuple[Column, ...]:
+    """The columns in which at least one row has something to show."""
+    return tuple(column for column in COLUMNS if any(value(row, column.name) is not None for row in rows))
+
+
+def value(row, name: str):
+    """The `Estimate` or number of a cell, None where there is none. A cost of 0 s of training is shown as such."""
+    return getattr(row.cost, name, None) if name in ("evaluations", "memory", "training_seconds") else getattr(row, name)
+
+
+def notes(row) -> dict[str, str]:
+    """Sentences for the unusual cells of a row, by column."""
+    found = dict(row.notes)
+    if row.problem:
+        return found
+    if row.loss is None and row.method in NO_LOSS:
+        found["loss"] = found["gain"] = NO_LOSS[row.method]
+    elif row.loss is not None and row.method in LOSS_NOTES:
+        found["loss"] = LOSS_NOTES[row.method]
+    if row.method == "single" and row.gain is not None:
+        found["gain"] = "0 by definition: this is the model that the others are measured against."
+    if row.kid is not None and row.kid.low < 0 < row.kid.high:
+        found["kid"] = "Not told from 0: with this many images it could be a perfect sampler of the target, or not."
+    for name in ("population", "features"):
+        one = getattr(row, name)
+        if one is not None and one.floor is not None and one.value <= one.floor:
+            found[name] = "No farther than chance alone takes a perfect method with so few images."
+    if row.diversity is not None and row.diversity.high < 1:
+        found["diversity"] = "Narrower than the target by more than chance: part of its variety is missing."
+    if row.cost is not None and row.cost.preparation:
+        found["evaluations"] = f"And {row.cost.preparation:,} evaluations once, before the first image."
+    return found

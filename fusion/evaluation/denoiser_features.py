@@ -1,0 +1,117 @@
+"""Features of images that need no download: what a member's own denoiser makes of them, half-way back up, at one noise level.
+
+A denoiser's inner activations tell images apart by content (Tang et al. 2023, "Emergent correspondence from image diffusion", DIFT, which
+reads the second upward block). One forward pass an image, pooled over places; any family. Which level and block were settled by
+measurement on the shipped portraits: 13 samplers ranked by KID against 48 held-out images of eight populations, over the pairs whose true
+total variation differs by more than 0.1: right in 98.7 % with these (middle upward block, logSNR 1, centred by prompt), 96 % without the
+centring, 84 to 87 % with the middle block, 97.9 % with the autoencoder's latents, which see nothing but aligned pictures.
+
+Two sources of difference that are no difference of population are taken out. The autoencoder's traces: held-out images pass through it
+once (`through_autoencoder`), as samples did. The prompt: `PromptSpace` subtracts what all samples of a prompt share, because what a prompt
+asks for is the largest part of any picture's features and the same in every method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+LEVEL = -1.0  # -logSNR: a little less noise than picture
+
+
+def denoiser_features(ensemble, images: Sequence, prompts: Sequence[str] | str, *, member: int = 0, batch_size: int = 64,
+                      stop=None) -> np.ndarray:  # fmt: skip
+    """`(N, F)`: one forward pass of `member` over each image, noised alike, with its prompt. Images that are compared need one `member`.
+
+    Raises ValueError for prompts that do not match, RuntimeError when `stop()` turned true.
+    """
+    images = list(images)
+    prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
+    if not images or len(prompts) != len(images):
+        raise ValueError(f"{len(images)} images but {len(prompts)} prompts: give one prompt for each image, or one for all")
+    alone = ensemble.subset([member])
+    distinct = list(dict.fromkeys(prompts))
+    predict, which = alone.predictor(distinct), torch.tensor([distinct.index(prompt) for prompt in prompts])
+    a, s = ensemble.noise.coefficients(torch.tensor([LEVEL], dtype=torch.float32))
+    rows, eps = [], None
+    with _listening(alone.members[0].network) as heard:
+        for start in range(0, len(images), batch_size):
+            if stop is not None and stop():
+                raise RuntimeError("stopped while features were read: nothing was measured")
+            x0 = alone.encode(images[start : start + batch_size]).float().cpu()
+            if eps is None:  # one noise for all images: what it does to features is the same everywhere
+                eps = torch.randn(x0.shape[1:], generator=torch.Generator().manual_seed(0))
+            predict(a * x0 + s * eps, torch.full((len(x0),), LEVEL), which[start : start + batch_size])
+            rows.append(heard.pop().cpu())
+    return torch.cat(rows).numpy().astype(np.float64)
+
+
+def through_autoencoder(ensemble, images: Sequence) -> list:
+    """The images as the ensemble's autoencoder gives them back: its traces, which every sample bears, then tell nobody apart."""
+    return ensemble.decode(ensemble.encode(list(images)))
+
+
+@contextmanager
+def _listening(network: nn.Module):
+    """A list to which every forward pass of `network` appends its inner activations `(B, F)`, pooled over places."""
+    heard: list[torch.Tensor] = []
+
+    def hear(_module, _inputs, output) -> None:
+        hidden = output if isinstance(output, torch.Tensor) else output[-1]  # (text, image) in transformers that treat both
+        places = tuple(range(2, hidden.ndim)) if _upward(network) else (1,)
+        heard.append(hidden.detach().float().mean(places))
+
+    handle = _block(network).register_forward_hook(hear)
+    try:
+        yield heard
+    finally:
+        handle.remove()
+
+
+def _upward(network: nn.Module) -> bool:
+    return hasattr(network, "up_blocks")
+
+
+def _block(network: nn.Module) -> nn.Module:
+    """The middle upward block of a U-Net, the middle block of a transformer. Raises ValueError for a network with neither."""
+    for name in ("up_blocks", "transformer_blocks"):
+        blocks = getattr(network, name, None)
+        if blocks is not None and len(blocks):
+            return blocks[(len(blocks) - 1) // 2]
+    raise ValueError(f"{type(network).__name__} has no blocks to read features from: compare by another kind of evidence")
+
+
+# ------------------------------------------------------------------------------------------------ what prompts share
+
+@dataclass(frozen=True, eq=False)
+class PromptSpace:
+    """Features without what the prompt explains, in units of the samples' own spread."""
+
+    centre: np.ndarray  # (F,)
+    shift: dict[str, np.ndarray]  # prompt -> (F,)
+    scale: np.ndarray  # (F,)
+
+    @classmethod
+    def of(cls, features: Sequence[np.ndarray], prompts: Sequence[Sequence[str]]) -> PromptSpace:
+        """From the features `(N, F)` and prompts of every method's samples: all methods count, so that none is at home here.
+
+        A prompt's own mean is shrunk towards the mean of all as if one more image stood there: one seed gives like pictures in all methods.
+        """
+        every, said = np.concatenate([np.asarray(f, dtype=float) for f in features]), np.array([p for some in prompts for p in some])
+        centre, shift = every.mean(0), {}
+        for prompt in dict.fromkeys(said.tolist()):
+            chosen = every[said == prompt]
+            images = len(chosen) / len(features)  # of one method
+            shift[prompt] = (chosen.mean(0) - centre) * images / (images + 1.0)
+        left = every - centre - np.stack([shift[prompt] for prompt in said.tolist()])
+        return cls(centre, shift, left.std(0) + 1e-9 * max(float(left.std()), 1e-300))
+
+    def read(self, features: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+        """`(N, F)`; a prompt that no sample had keeps its share of the features."""
+        none = np.zeros_like(self.centre)
+        return (np.asarray(features, dtype=float) - self.centre - np.stack([self.shift.get(p, none) for p in prompts])) / self.scale

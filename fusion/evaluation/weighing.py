@@ -1,0 +1,165 @@
+"""Weigh methods' samples by every kind of evidence at once: rows with samples go in, rows with figures and a recommendation come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fusion.evaluation.denoiser_features import PromptSpace, denoiser_features, through_autoencoder
+from fusion.evaluation.diversity import Copies, copies, diversity
+from fusion.evaluation.estimate import Estimate
+from fusion.evaluation.features import distance_of_means
+from fusion.evaluation.kid import kid
+from fusion.evaluation.loss import held_out_gain, held_out_loss
+from fusion.evaluation.population import is_countable, population_distance
+from fusion.evaluation.recommendation import NONE, Recommendation, recommend
+from fusion.methods.coordinates import Coordinates
+from fusion.methods.single import best_single
+from fusion.objective import ResidualGram, fit_gram
+from fusion.target import Target
+
+LOSSES = ("single", "uniform", "scorefusion", "scorefusion_levels", "matched", "mixture", "switch")  # whose loss the statistic knows
+RESIDUAL_SAMPLES = 32  # samples a method whose calibrated features are read: 2 L K evaluations each, 128 for four models
+FEWEST = 3  # images on either side of a kernel distance
+
+
+def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None = None, pictures: Target | None = None, population=None,
+          residual_samples: int = RESIDUAL_SAMPLES, progress: Callable[[int, int, str], None] | None = None,
+          stop: Callable[[], bool] | None = None) -> tuple[list, Recommendation]:  # fmt: skip
+    """The rows with every figure that the arguments allow, and the recommendation. Rows without samples pass through.
+
+    `held_out`: statistic of held-out target images, for losses and calibrated features. `pictures`: these images with their prompts, for
+    KID, diversity and copies. `population`: the target's, a (3, 6) table that is known or images to count, where the models' cards say that
+    kinds can be counted. `residual_samples`: of how many samples a method the calibrated features are read; 0 for none.
+    """
+    rows, space = list(rows), _space(fit, held_out) if residual_samples else None
+    drawn = [place for place, row in enumerate(rows) if row.samples]
+    stages = len(drawn) * (2 if space is not None else 1)
+    for place in drawn:
+        found = _losses(ensemble, rows[place], fit, held_out)
+        if population is not None and is_countable(ensemble.cards):
+            found["population"] = population_distance([sample.image for sample in rows[place].samples], population)
+        rows[place] = replace(rows[place], **found)
+    readings = {}
+    for number, place in enumerate(drawn if space is not None else ()):
+        if stop is not None and stop():
+            break
+        _tell(progress, number, stages, "calibrated features of " + rows[place].title)
+        reading = _residuals(ensemble, rows[place], space, held_out, residual_samples, stop)
+        if reading is None:
+            break
+        readings[rows[place].method] = reading
+        distance = distance_of_means(reading, space.read(held_out))
+        rows[place] = replace(rows[place], features=distance, notes=rows[place].notes | _partly(rows[place], len(reading)))
+    told = None
+    if pictures is not None and not (stop is not None and stop()):
+        told = _by_pictures(ensemble, rows, drawn, pictures, fit, lambda n: _tell(progress, stages - len(drawn) + n, stages, "KID"), stop)
+    if told is None and len(readings) > 1:
+        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]))
+    return rows, told or Recommendation(NONE)
+
+
+def _tell(progress, done: int, total: int, message: str) -> None:
+    if progress is not None:
+        progress(done, total, message)
+
+
+# ------------------------------------------------------------------------------------------------ denoising loss
+
+def _losses(ensemble, row, fit, held_out) -> dict:
+    """Held-out loss, and what is saved against the best single model, for the methods whose loss the statistic knows."""
+    if held_out is None or row.method.split("/")[0] not in LOSSES:
+        return {}
+    sample, routed, count = row.samples[0], row.method == "mixture", len(ensemble.names)
+    alone = sample.member is not None and not routed
+    weights = np.eye(count)[ensemble.names.index(sample.member)] if alone else sample.applied
+    found = {"loss": held_out_loss(held_out, weights, routed=routed)}
+    if fit is not None:
+        found["gain"] = held_out_gain(held_out, weights, np.eye(count)[best_single(fit)], routed=routed)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ calibrated residual features
+
+def _space(fit, held_out) -> Coordinates | None:
+    if fit is None or held_out is None or fit.calibrated is None or len(held_out.names) < 2:
+        return None
+    return Coordinates.of(fit.calibrated, held_out.names)
+
+
+def _residuals(ensemble, row, space, held_out, most: int, stop) -> np.ndarray | None:
+    """Coordinates `(N, K-1)` of the first samples by place in the plan; None when stopped before the first."""
+    samples = _in_order(row.samples)[:most]
+    images, prompts = [sample.image for sample in samples], [sample.prompt for sample in samples]
+    try:
+        return space.read(fit_gram(ensemble, images, prompts, levels=len(held_out.strata) - 1, draws=held_out.draws // 2, stop=stop))
+    except RuntimeError:
+        if stop is None or not stop():
+            raise
+        return None
+
+
+def _partly(row, read: int) -> dict[str, str]:
+    if read == len(row.samples):
+        return {}
+    return {"features": f"Read on {read} of the {len(row.samples)} samples, since every image takes many network evaluations."}
+
+
+# ------------------------------------------------------------------------------------------------ denoiser features
+
+def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, tell, stop) -> Recommendation | None:
+    """Set KID, diversity and copies in `rows`; the recommendation by KID, None where there are too few images or it was stopped."""
+    readable = [place for place in drawn if len(rows[place].samples) >= FEWEST]
+    if not readable or len(pictures) < FEWEST:
+        return None
+    held = through_autoencoder(ensemble, pictures.images)
+    try:
+        target = denoiser_features(ensemble, held, pictures.prompts, stop=stop)
+        features = []
+        for number, place in enumerate(readable):
+            tell(number)
+            samples = _in_order(rows[place].samples)
+            features.append(denoiser_features(ensemble, [s.image for s in samples], [s.prompt for s in samples], stop=stop))
+    except RuntimeError:
+        if stop is None or not stop():
+            raise
+        return None
+    prompts = [[sample.prompt for sample in _in_order(rows[place].samples)] for place in readable]
+    space = PromptSpace.of(features, prompts)
+    target, readings = space.read(target, pictures.prompts), {}
+    known = None if fit is None or fit.target is None else _latents(ensemble, through_autoencoder(ensemble, fit.target.images))
+    for place, feature, said in zip(readable, features, prompts):
+        reading = readings[rows[place].method] = space.read(feature, said)
+        found = {"kid": kid(reading, target), "diversity": diversity(reading, target), "notes": rows[place].notes}
+        if known is not None:
+            seen = copies(_latents(ensemble, [sample.image for sample in rows[place].samples]), known, _latents(ensemble, held))
+            found |= {"copies": _share(seen), "notes": found["notes"] | _copied(seen)}
+        rows[place] = replace(rows[place], **found)
+    return recommend(rows, readings, target, paired=_paired([rows[place] for place in readable])) if len(readings) > 1 else None
+
+
+def _latents(ensemble, images) -> np.ndarray:
+    return ensemble.encode(list(images)).flatten(1).numpy()
+
+
+def _share(seen: Copies) -> Estimate:
+    return Estimate(seen.share, seen.share, seen.share, seen.chance)
+
+
+def _copied(seen: Copies) -> dict[str, str]:
+    if not seen.flagged:
+        return {}
+    return {"copies": f"It repeats images it was fitted to: fresh images of the target show so many with probability {seen.p_value:.1g}."}
+
+
+def _in_order(samples) -> list:
+    """Samples by seed and prompt, in whatever order the method yielded them: the first ones then have different prompts."""
+    return sorted(samples, key=lambda sample: (sample.seed, sample.prompt))
+
+
+def _paired(rows) -> bool:
+    """Whether all rows have the same prompts and seeds."""
+    jobs = [[(sample.seed, sample.prompt) for sample in _in_order(row.samples)] for row in rows]
+    return all(one == jobs[0] for one in jobs)

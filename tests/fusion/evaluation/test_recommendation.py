@@ -1,0 +1,97 @@
+"""The recommendation on rows made for it: the nearest method, the honest doubt, the price, and never the loss."""
+
+import numpy as np
+import pytest
+
+from fusion.evaluation import Estimate, Row
+from fusion.evaluation.features import difference_of_distances, distance_of_means
+from fusion.evaluation.kid import kid
+from fusion.evaluation.recommendation import price, recommend
+from fusion.methods import Cost
+
+
+def case(shifts: dict, count: int = 60, costs: dict | None = None, kind: str = "kid"):
+    """Rows and readings of methods whose samples lie `shift` from the target, same noise in every method, and the held-out readings."""
+    rng = np.random.default_rng(0)
+    noise, held_out = rng.normal(size=(count, 4)), rng.normal(size=(count, 4))
+    readings = {name: noise + shift for name, shift in shifts.items()}
+    measure = kid if kind == "kid" else distance_of_means
+    rows = [
+        Row(name, name.title(), {}, (costs or {}).get(name, Cost(10, 1)), loss=Estimate(9 - i, 0, 10), **{kind: measure(x, held_out)})
+        for i, (name, x) in enumerate(readings.items())
+    ]
+    return rows, readings, held_out
+
+
+def test_a_clear_lead_is_recommended_with_its_price():
+    rows, readings, held = case({"single": 0.8, "uniform": 0.5, "mixture": 0.0}, costs={"mixture": Cost(40, 1.5, 30, 500)})
+    found = recommend(rows, readings, held, paired=True)
+    assert found.method == "mixture" and found.decided and found.ties == () and found.lead.low > 0
+    assert found.sentence.startswith("Recommended: Mixture. Its samples come nearer to the 60 held-out images than those of the best")
+    assert "more than chance explains" in found.sentence and "4 times the network evaluations" in found.sentence
+    assert "1.5 times the memory" in found.sentence and "about 30 s of training and 500 evaluations of preparation once" in found.sentence
+
+
+def test_a_lead_within_noise_says_so_and_names_the_cheapest():
+    rows, readings, held = case({"single": 0.3, "mixture": 0.26}, count=12, costs={"mixture": Cost(40, 1)})
+    found = recommend(rows, readings, held)
+    assert found.method == "mixture" and not found.decided and found.ties == ("single",)
+    assert found.sentence.startswith("No method is told apart from the best single model by 12 samples a method and 12 held-out images")
+    assert "within noise" in found.sentence and "stay with Single, which costs least" in found.sentence
+
+
+def test_the_single_model_is_recommended_where_nothing_is_nearer():
+    rows, readings, held = case({"uniform": 0.9, "single": 0.0, "mixture": 0.6})
+    found = recommend(rows, readings, held, paired=True)
+    assert found.method == "single" and found.decided and found.sentence.startswith("Recommended: Single. No other method's samples")
+    assert "Mixture" in found.sentence and "more than chance explains" in found.sentence
+
+
+def test_methods_that_cannot_be_told_from_the_best_are_named():
+    rows, readings, held = case({"single": 1.0, "mixture": 0.01, "merge": 0.0}, costs={"merge": Cost(40, 2)})
+    found = recommend(rows, readings, held)
+    assert found.decided and set(found.ties) == {"merge", "mixture"} - {found.method}
+    assert "not told apart from it" in found.sentence
+
+
+def test_the_loss_recommends_nothing():
+    rows, readings, held = case({"single": 0.0, "uniform": 0.9})  # uniform has the lower loss
+    assert recommend(rows, readings, held, paired=True).method == "single"
+    alone = [Row("single", "Single", {}, loss=Estimate(2, 1, 3)), Row("uniform", "Uniform", {}, loss=Estimate(1, 0.5, 1.5))]
+    found = recommend(alone, {}, held)
+    assert found.method is None and "no method is recommended" in found.sentence and not found.decided
+
+
+def test_choosing_the_nearest_of_many_is_not_taken_for_a_lead():
+    """Twelve equal methods: one is nearest by chance, and a lead is claimed no more often than 5 %."""
+    rng, decided = np.random.default_rng(1), []
+    for _ in range(60):
+        held = rng.normal(size=(24, 3)) + 0.4
+        readings = {name: rng.normal(size=(24, 3)) for name in ("single", *(f"m{i}" for i in range(11)))}
+        rows = [Row(name, name, {}, Cost(1, 1), kid=kid(x, held)) for name, x in readings.items()]
+        decided.append(recommend(rows, readings, held).decided)
+    assert np.mean(decided) <= 0.08
+
+
+def test_calibrated_features_serve_where_there_is_no_kid():
+    rows, readings, held = case({"single": 0.8, "mixture": 0.0}, kind="features")
+    found = recommend(rows, readings, held, kind="features", paired=True)
+    assert found.method == "mixture" and found.kind == "features" and found.decided and "calibrated features" in found.sentence
+
+
+def test_differences_of_distances_are_signed_and_cover():
+    rng, inside = np.random.default_rng(2), []
+    for seed in range(100):
+        a, b, v = rng.normal(size=(50, 2)) + [1.5, 0], rng.normal(size=(50, 2)) + [0.5, 0], rng.normal(size=(40, 2))
+        found = difference_of_distances(a, b, v, draws=200, seed=seed)
+        inside.append(found.low <= 1.0 <= found.high)
+    assert 0.85 <= np.mean(inside) <= 1.0
+    assert difference_of_distances(b, a, v).value == pytest.approx(-difference_of_distances(a, b, v).value)
+    with pytest.raises(ValueError, match="paired"):
+        difference_of_distances(a[:3], b, v, paired=True)
+
+
+def test_price_in_words():
+    row = lambda name, cost: Row(name, name.title(), {}, cost)  # noqa: E731
+    assert price(row("a", Cost(10, 1)), row("single", Cost(10, 1))) == "at no more than the cost of the single model"
+    assert "a cost that was not stated" in price(row("a", None), row("single", Cost(10, 1)))
