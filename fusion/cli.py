@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fusion.lazy import Lazy
 from fusion.parallel import lonely, started, wants_cpu
 
-COMMANDS = Lazy(("fit", "sample", "compare", "study", "serve"), "fusion.commands")  # name -> module with ABOUT, arguments, run
+COMMANDS = Lazy(("fit", "sample", "compare", "study", "deploy", "serve"), "fusion.commands")  # name -> module with ABOUT, arguments, run
 
 ABOUT = """Fuse several text-to-image models to make images like yours.
 

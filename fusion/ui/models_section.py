@@ -134,8 +134,8 @@ def carry(session, before: list[str]) -> None:
 
 def add(session, data: dict) -> None:
     """A model from a hub id or a folder. Errors are said beside the field, and nothing is lost."""
+    from fusion import hosting
     from models.catalog import card_for
-    from models.errors import ModelError
 
     typed = str(data.get("value", "")).strip()
     if not typed:
@@ -143,7 +143,8 @@ def add(session, data: dict) -> None:
         return
     try:
         card = card_for(typed)
-    except ModelError as error:
+        hosting.check(models=[card])  # a hosted page may offer its own models only
+    except ValueError as error:
         session.note("models", "bad", session.tell("models.refused", reason=str(error)))
         return
     before = [c.id for c in chosen(session)]
