@@ -88,5 +88,5 @@ class Sums:
 
 
 def _interval(value: float, error: float, level: float) -> Estimate:
-    half = NormalDist().inv_cdf((1 + level) / 2) * error
+    half = NormalDist().inv_cdf((1 + level) / 2) * float(error)
     return Estimate(value, value - half, value + half)

@@ -47,14 +47,18 @@ def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.n
     if len(compared) < 2:
         return Recommendation(NONE)
     best, *others = sorted(compared, key=lambda row: getattr(row, kind).value)
+    same = [row for row in others if np.array_equal(readings[row.method], readings[best.method])]  # such as constant weights by level
+    others = [row for row in others if row not in same]
+    if not others:
+        return Recommendation(NONE)
     judge, level = difference if kind == "kid" else difference_of_distances, 1 - 0.05 / len(others)
     leads = {row.method: judge(readings[row.method], readings[best.method], held_out, paired=paired, level=level) for row in others}
-    ties = [row for row in others if leads[row.method].low <= 0]
+    ties = [*same, *(row for row in others if leads[row.method].low <= 0)]
     rival = next((row for row in others if row.method == "single"), others[0])
     lead, counts = leads[rival.method], (len(readings[best.method]), len(held_out))
     say = _single if best.method == "single" else _fused
     return Recommendation(
-        say(best, rival, lead, ties, KINDS[kind], getattr(best, kind), counts), best.method, kind, lead.low > 0, lead,
+        say(best, rival, lead, ties, KINDS[kind], getattr(best, kind), counts), best.method, kind, bool(lead.low > 0), lead,
         tuple(row.method for row in ties),
     )  # fmt: skip
 

@@ -54,6 +54,13 @@ def test_methods_that_cannot_be_told_from_the_best_are_named():
     assert "not told apart from it" in found.sentence
 
 
+def test_a_method_with_the_very_same_samples_is_no_rival():
+    rows, readings, held = case({"single": 0.0, "switch": 0.0, "mixture": 0.8})
+    found = recommend(rows, readings, held, paired=True)
+    assert found.method == "single" and found.ties == ("switch",) and found.decided and "the next, Mixture" in found.sentence
+    assert recommend(rows[:2], readings, held).method is None
+
+
 def test_the_loss_recommends_nothing():
     rows, readings, held = case({"single": 0.0, "uniform": 0.9})  # uniform has the lower loss
     assert recommend(rows, readings, held, paired=True).method == "single"
