@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -102,6 +103,31 @@ def lines(
                 f'style="fill:{stroke};font-size:11px">{MARKS[k % len(MARKS)]}</text>'
             )
     return "".join(parts) + "</svg>"
+
+
+def dots(names: Sequence[str], found: Sequence[dict], *, label: str) -> str:
+    """One row per name: a dot at `value`, a line from `low` to `high`, a tick at `floor` (chance alone) where there is one."""
+    width, left, high = 520, 190, 30
+    ends = [v for f in found for v in (f["value"], f["low"], f["high"], f.get("floor")) if v is not None and math.isfinite(v)]
+    low, top = min([0.0, *ends]), max([1e-12, *ends])
+
+    def px(v: float | None) -> float:
+        return left + (min(max(low if v is None else v, low), top) - low) / (top - low) * (width - left - 62)
+
+    rows = [f'<path class="axis" d="M{px(0.0):.1f} 4V{high * len(names) + 4}"/>']
+    for n, (name, f) in enumerate(zip(names, found)):
+        y = high * n + 20
+        rows.append(
+            f'<text x="{left - 14}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
+            f'<path d="M{px(f["low"]):.1f} {y}H{px(f["high"]):.1f}" stroke="{colour(n)}" stroke-width="2.5"/>'
+            f'<text x="{px(f["value"]):.1f}" y="{y + 5}" text-anchor="middle" style="fill:{colour(n)};font-size:15px">'
+            f"{MARKS[n % len(MARKS)]}</text>"
+            f'<text x="{width - 4}" y="{y + 4}" text-anchor="end">{f["value"]:.3g}</text>'
+        )
+        if f.get("floor") is not None:
+            rows.append(f'<path d="M{px(f["floor"]):.1f} {y - 8}v16" stroke="currentColor" stroke-width="1.5" opacity=".5"/>')
+    frame = f'<svg class="chart" viewBox="0 0 {width} {high * len(names) + 10}" role="img" aria-label="{escape(label)}">'
+    return frame + "".join(rows) + "</svg>"
 
 
 def legend(names: Sequence[str]) -> str:

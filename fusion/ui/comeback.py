@@ -6,6 +6,8 @@ A recipe holds no target images: fit and pictures stay as they are. Whatever is 
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -78,7 +80,7 @@ def _rows(session, loaded: Loaded) -> list[list[str]]:
     mix = " + ".join(f"{w:.2f} {card.title}" for w, card in zip(shares, loaded.cards) if w >= 0.005)
     prompts, seeds = list(dict.fromkeys(recipe.prompts)), list(dict.fromkeys(recipe.seeds))
     if recipe.picture is not None:
-        prompt, seed = recipe.plan().jobs[min(recipe.picture, len(recipe.plan().jobs) - 1)]
+        prompt, seed = jobs_of(recipe)[min(recipe.picture, len(jobs_of(recipe)) - 1)]
         prompts, seeds = [prompt], [seed]
     return [
         [tell("word.model"), mix],
@@ -111,16 +113,35 @@ def weights_of(recipe) -> np.ndarray:
     return shares / shares.sum()
 
 
+def jobs_of(recipe) -> list[tuple[str, int]]:
+    """`(prompt, seed)` of every image of a recipe."""
+    from fusion.methods import SamplingPlan
+
+    return SamplingPlan(list(recipe.prompts), list(recipe.seeds)).jobs
+
+
 # ------------------------------------------------------------------------------------------------ taking one
 
 
-def load(session, path: str, name: str | None = None) -> bool:
+def load_all(session, paths: list[str]) -> None:
+    """A recipe and, where its method trained, the file of what was trained: laid side by side, as they were saved."""
+    folder = Path(tempfile.mkdtemp(prefix="recipe-", dir=session.folder))
+    for path in paths:
+        shutil.copyfile(path, folder / Path(path).name)
+    recipes = [p for p in paths if not p.endswith(".safetensors")]
+    if recipes:
+        load(session, str(folder / Path(recipes[0]).name))
+    else:
+        session.note("comeback", "bad", session.tell("comeback.alone", name=Path(paths[0]).name))
+
+
+def load(session, path: str) -> bool:
     """Take the recipe in a .json file or in a PNG. False, with a sentence in place and nothing changed, when it cannot be used."""
     from PIL import Image
 
     from fusion.recipe import Recipe, RecipeError
 
-    name = name or Path(path).name
+    name = Path(path).name
     try:
         recipe = Recipe.load(path)
         picture = None
@@ -141,6 +162,7 @@ def take(session, recipe, name: str, picture=None) -> bool:
         cards = recipe.cards(models_section.offered(session), local)
     except RecipeError as error:
         return _refuse(session, name, error)
+    recipe = _with_trained(session, recipe)
     before = {key: getattr(session, key) for key in KEPT}
     before |= {"plan": replace(session.plan), "selected": list(session.selected), "weights": dict(session.weights)}
     session.loaded = Loaded(recipe, cards, name, picture, before)
@@ -151,6 +173,12 @@ def take(session, recipe, name: str, picture=None) -> bool:
     said += [] if exact else [session.tell("comeback.near")]
     session.note("comeback", "warn" if unsure else "info", session.tell("comeback.taken", name=name), *said)
     return True
+
+
+def _with_trained(session, recipe):
+    """The recipe with what this visitor's fit has trained, where that is the very thing it draws with."""
+    trained = None if recipe.trained is None or session.fit is None else session.fit.trained.get(recipe.method)
+    return recipe if trained is None or trained.sha256 != recipe.trained["sha256"] else replace(recipe, record=trained)
 
 
 def _refuse(session, name: str, error: Exception) -> bool:
@@ -179,15 +207,15 @@ def _apply(session, recipe, cards) -> None:
 
 def _set_plan(plan, recipe) -> bool:
     """Prompts, seeds and steps for section 4, as near as its grid of consecutive seeds can be. True if it is the same set of images."""
-    jobs = recipe.plan().jobs
-    prompts, seeds = list(dict.fromkeys(p for p, _ in jobs)), sorted({s for _, s in jobs})
+    asked = jobs_of(recipe)
+    prompts, seeds = list(dict.fromkeys(p for p, _ in asked)), sorted({s for _, s in asked})
     plan.prompts = tuple(p[:400] for p in prompts[:16] if p.strip()) or plan.prompts
     plan.first_seed = state.whole(seeds[0], plan.first_seed, 0, state.MAX_SEED - 64)
     plan.count = min(len(seeds), 16)
     plan.steps = state.whole(recipe.steps, plan.steps, 2, 100)
     plan.methods = tuple(dict.fromkeys([*plan.methods, recipe.method, "yours"]))
     grid = {(p, s) for p in plan.prompts for s in plan.seeds}
-    return grid == set(jobs) and plan.steps == recipe.steps
+    return grid == set(asked) and plan.steps == recipe.steps
 
 
 def undo(session, data: dict) -> None:

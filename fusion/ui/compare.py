@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 
 from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, state, texts, vote
 from .panel import notes, progress, section
@@ -84,6 +85,9 @@ def _head(session, column) -> str:
     price = escape(methods.told(session, column.cost)) if column.cost is not None else ""
     weights = _weights_text(session, column.weights) if column.weights is not None else ""
     old = f'<span class="badge old">{say("older")}</span>' if is_old(session, column) else ""
+    if column.trained:  # images drawn with it can be drawn again only where its file is
+        name = Path(column.trained).name
+        price += f'<br><a href="{state.link(column.trained)}" download="{escape(name)}">{say("compare.trained")}</a>'
     return (
         f'<div class="col"><strong>{say(f"method.{column.method}")}</strong>{old}<small class="soft">{weights}</small>'
         f'<small class="faint">{price}</small></div>'
@@ -214,6 +218,8 @@ def keep(session, column, sample, cards, plan) -> None:
     shot = state.Shot(str(path), sample.prompt, int(sample.seed), weights, sample.member, note)
     column.shots[(shot.prompt, shot.seed)] = shot
     column.weights = shot.weights
+    if getattr(sample, "trained", None) is not None:
+        column.trained = str(session.folder / sample.trained.file)
 
 
 # ------------------------------------------------------------------------------------------------ settings

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusion import hosting
 
-from .engine import distance_form, ensemble, key_of, loaded
+from .engine import distance_form, ensemble, key_of, loaded, open_images
 
 YOURS = {"mix": "mixture", "blend": "scorefusion"}  # the method that the mixer's weights stand for, by mode
 
@@ -146,3 +146,46 @@ def difference(one, other) -> int:
         return 255
     a, b = (np.asarray(image.convert("RGB"), dtype=int) for image in (one, other))
     return int(abs(a - b).max())
+
+
+# ------------------------------------------------------------------------------------------------ evidence
+
+
+def measured(chosen, result, plan, own, held, *, count: int, first_seed: int, yours: str, job) -> tuple[dict, object]:
+    """`(report as plain values, fit)`: every chosen method's `count` samples against held-out `(path, caption)` images.
+
+    Prompts are the held-out images' own, in turn. `fit` holds what the methods prepared. RuntimeError when stopped before the first.
+    """
+    from fusion.evaluation import compare
+    from fusion.objective import fit_gram
+    from fusion.target import Target
+
+    together = ensemble(chosen, job.loading)
+    pictures = Target(tuple(open_images([path for path, _ in held])), tuple(caption for _, caption in held))
+    job.enter("reading")
+    at = {"levels": len(result.gram.strata) - 1, "draws": max(result.gram.draws // 2, 1)}
+    gram = fit_gram(together, pictures.images, pictures.prompts, **at, seed=1, progress=job.report, stop=job.stopped)
+    job.enter("measuring")
+    prompts = [pictures.prompts[n % len(pictures)] for n in range(count)]
+    report = compare(
+        together, {m: _method(m, own, yours) for m in plan.methods}, prompts, range(first_seed, first_seed + count), fit=result,
+        held_out=gram, target=list(pictures.images), pictures=pictures, keep=0, steps=plan.steps, progress=job.report, stop=job.stopped,
+    )  # fmt: skip
+    return report.to_dict(), report.fitted
+
+
+def _method(name: str, own, yours: str):
+    """A method by its name; the mixer's as a method of its own."""
+    from fusion.methods import METHODS, Method
+
+    if name != "yours":
+        return METHODS[name]
+    base, weights = METHODS[YOURS[own[0]]], np.asarray(own[1])
+
+    def run(together, result, asked):
+        return base.run(together, result, asked.with_(weights=weights))
+
+    def cost(together, result, asked):
+        return base.cost(together, result, asked.with_(weights=weights))
+
+    return Method("yours", yours, run, cost)

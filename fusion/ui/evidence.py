@@ -7,7 +7,6 @@ from html import escape
 import numpy as np
 
 from . import charts, engine, models_section, state
-from .panel import section
 
 TABS = ("level", "explains", "correlation", "metrics", "population")
 
@@ -15,7 +14,7 @@ TABS = ("level", "explains", "correlation", "metrics", "population")
 def render(session) -> str:
     say = session.say
     if session.fit is None:
-        return section(session, 5, "evidence", f'<p class="soft">{say("evidence.none")}</p>')
+        return f'<div class="sf inset"><p class="soft">{say("evidence.none")}</p></div>'
     tabs = "".join(
         f'<button type="button" role="tab" id="tab-{t}" aria-selected="{"true" if t == session.tab else "false"}" '
         f'tabindex="{0 if t == session.tab else -1}" '
@@ -26,12 +25,9 @@ def render(session) -> str:
         session.tab
     ](session)
     old = f'<p><span class="badge old">{say("older")}</span></p>' if session.stale() else ""
-    return section(
-        session,
-        5,
-        "evidence",
-        f'<div class="tabs" role="tablist">{tabs}</div>{old}'
-        f'<div id="tab-panel" class="stack" role="tabpanel" aria-labelledby="tab-{session.tab}">{body}</div>',
+    return (
+        f'<div class="sf inset stack" style="padding-top:28px"><div class="tabs" role="tablist">{tabs}</div>{old}'
+        f'<div id="tab-panel" class="stack" role="tabpanel" aria-labelledby="tab-{session.tab}">{body}</div></div>'
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 
@@ -59,7 +60,8 @@ def answer(session) -> str:
         f'<div class="card second"><h3>{say("fit.published")}</h3><p class="soft">{say("fit.published_help")}</p>'
         f"{charts.shares(names, published.weights_, published.interval_, title=session.tell('fit.published'))}</div>"
     )
-    return f'<div class="answer" id="answer">{first}{second}</div><p class="soft">{why(session)}</p>{_verdicts(session)}' + charts.table(
+    said = f'<p class="soft">{escape(plain_why(session))}</p>{_verdicts(session)}'
+    return f'<div class="answer" id="answer">{first}{second}</div>{said}' + charts.table(
         [session.tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")],
         rows(fit, names),
         session.tell("word.table"),
@@ -98,13 +100,13 @@ def rows(fit, names) -> list[list[str]]:
     ]
 
 
-def why(session) -> str:
+def plain_why(session) -> str:
     """One sentence on why the two answers differ, or that they agree."""
     fit = session.fit
     if fit.calibrated is None:
-        return session.say("fit.why_uncalibrated")
+        return session.tell("fit.why_uncalibrated")
     distance = 0.5 * np.abs(np.asarray(fit.calibrated.proportions_) - np.asarray(fit.published.weights_)).sum()
-    return session.say("fit.why_differ" if distance > 0.1 else "fit.why_agree")
+    return session.tell("fit.why_differ" if distance > 0.1 else "fit.why_agree")
 
 
 def undecided(fit) -> bool:
@@ -113,18 +115,24 @@ def undecided(fit) -> bool:
     return interval is not None and float(np.max(np.asarray(interval)[:, 1] - np.asarray(interval)[:, 0])) > WIDE
 
 
-def _verdicts(session) -> str:
-    say, fit, said = session.say, session.fit, []
+def verdicts(session) -> list[tuple[str, str]]:
+    """`(kind, sentence)` of everything that limits the answer."""
+    tell, fit, said = session.tell, session.fit, []
     if fit.calibrated is not None and fit.calibrated.outside_:
-        said.append(("warn", say("fit.outside", p=_p(fit.calibrated.p_value_))))
+        said.append(("warn", tell("fit.outside", p=_p(fit.calibrated.p_value_))))
     elif fit.calibrated is not None:
-        said.append(("info", say("fit.inside", p=_p(fit.calibrated.p_value_))))
+        said.append(("info", tell("fit.inside", p=_p(fit.calibrated.p_value_))))
     if undecided(fit):
-        said.append(("warn", say("fit.undecided")))
+        said.append(("warn", tell("fit.undecided")))
     if not fit.published.determined_:
-        said.append(("info", say("fit.flat")))
+        said.append(("info", tell("fit.flat")))
     if len(fit.gram) == 1:
-        said.append(("warn", say("fit.one_image")))
+        said.append(("warn", tell("fit.one_image")))
+    return said
+
+
+def _verdicts(session) -> str:
+    said = [(kind, escape(text)) for kind, text in verdicts(session)]
     calm = " ".join(text for kind, text in said if kind == "info")
     return (f'<p class="soft">{calm}</p>' if calm else "") + "".join(
         f'<div class="note warn" role="status">{text}</div>' for kind, text in said if kind == "warn"

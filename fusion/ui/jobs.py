@@ -16,6 +16,7 @@ PLACES = {  # kind of work -> the panel that starts it, stops it and says what w
     "compare": "compare",
     "sweep": "compare",
     "redraw": "comeback",
+    "measure": "measure",
 }
 
 

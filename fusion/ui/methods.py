@@ -56,9 +56,10 @@ def _chip(session, name: str) -> str:
 
 def _list(session, names, prices) -> str:
     say = session.say
+    cost = {m: escape(told(session, prices[m])) if m in prices else "" for m in names}
     items = "".join(
         f'<li><strong>{say(f"method.{m}")}</strong><span id="about-{m}">{say(f"about.{m}")}</span>'
-        f'<span class="price" data-price="{m}">{escape(told(session, prices[m])) if m in prices else ""}</span></li>'
+        f'<span class="price" title="{say("price.help")}" data-price="{m}">{cost[m]}</span></li>'
         for m in names
     )
     return f'<ul class="methods">{items}</ul>' if items else ""
@@ -101,10 +102,10 @@ def told(session, cost) -> str:
     return " · ".join(parts)
 
 
-def total(session) -> tuple[float, float | None]:
-    """Network evaluations of the whole grid, and the seconds they take at the pace that these models last had here (None: not known)."""
+def total(session, images: int | None = None) -> tuple[float, float | None]:
+    """Network evaluations of the grid (or of `images` a method), and seconds at the pace of these models here (None: not known yet)."""
     plan, evaluations, training = session.plan, 0.0, 0.0
-    images = len(plan.prompts) * plan.count
+    images = images or len(plan.prompts) * plan.count
     for name in plan.methods:
         cost = price(session, name)
         if cost is not None and not isinstance(cost, str):

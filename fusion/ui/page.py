@@ -1,206 +1,35 @@
-"""The page: one panel per section over plain functions, and the wiring between them. `build()` makes it, `launch()` (server.py) serves it.
-
-Every event changes the visitor's `Session` and returns what changed on screen. Long work runs as generators that share one device queue.
-"""
+"""The page: one panel per section over plain functions, wired together. `build()` makes it, `launch()` (server.py) serves it."""
 
 from __future__ import annotations
 
-import contextlib
-
 import gradio as gr
 
-from . import (
-    address,
-    comeback,
-    compare,
-    engine,
-    evidence,
-    first_screen,
-    fit,
-    header,
-    jobs,
-    methods,
-    mixer,
-    models_section,
-    report,
-    state,
-    sweep,
-    target,
-    texts,
-    vote,
+from . import jobs, mixer, state
+from .events import (
+    ACTIONS,
+    LONG,
+    PANELS,
+    long,
+    on_act,
+    on_held,
+    on_load,
+    on_mode,
+    on_recipe,
+    on_release,
+    on_stop,
+    on_unload,
+    on_upload,
+    on_warm,
+    refresh,
+    start,
+    waiting,
 )
 from .panel import panel
 from .server import launch, theme
 
-__all__ = ["build", "launch", "theme"]
+__all__ = ["ACTIONS", "LONG", "PANELS", "build", "launch", "on_act", "refresh", "theme"]
 
-PANELS = {
-    "head": header.render,
-    "hero": first_screen.render,
-    "models": models_section.render,
-    "target_head": target.render_head,
-    "target": target.render,
-    "fit": fit.render,
-    "mixer": mixer.data,
-    "compare": compare.render,
-    "evidence": evidence.render,
-    "report": report.render,
-    "comeback_head": comeback.render_head,
-    "comeback": comeback.render,
-}
-ACTIONS = {
-    "language": header.set_language,
-    "toggle": models_section.toggle,
-    "add": models_section.add,
-    "example": target.take_example,
-    "remove": target.remove,
-    "clear": target.clear,
-    "caption": target.caption,
-    "default_caption": target.default_caption,
-    "levels": fit.set_levels,
-    "draws": fit.set_draws,
-    "plan": compare.set_plan,
-    "method": methods.choose,
-    "vote_next": vote.following,
-    "vote": vote.choose,
-    "vote_pause": vote.pause,
-    "tab": evidence.set_tab,
-    "report": report.make,
-    "recipe_undo": comeback.undo,
-    "recipe_of": target.take_recipe,
-}
-LONG = {"fit": fit.run, "calibrate": fit.run_calibration, "compare": compare.run, "sweep": sweep.run, "redraw": comeback.run}
-
-
-def start(session: state.Session) -> state.Session:
-    """A visitor's first state: the shipped models, and the first example where it is there."""
-    offered = engine.cards()
-    session.selected = [name for name in engine.DEFAULT_MODELS if name in offered]
-    example = next((name for name in target.EXAMPLES if target.has_example(name)), None)
-    if example:
-        target.take_example(session, {"name": example})
-    return session
-
-
-def refresh(session: state.Session) -> list:
-    """New values for the panels that changed since the last time, nothing for the others."""
-    out = []
-    for name, render in PANELS.items():
-        value = render(session)
-        changed = session.sent.get(name) != value
-        session.sent[name] = value
-        out.append(value if changed else gr.skip())
-    return out
-
-
-# ------------------------------------------------------------------------------------------------ events
-
-
-def on_load(session: state.Session, request: gr.Request) -> list:
-    """Language and state from the address, or the browser's language; then everything is drawn once."""
-    session.sent.clear()
-    session.language = texts.browser_language(request.headers.get("accept-language"))
-    start(session)
-    params = dict(request.query_params)
-    example = params.get("example", "")
-    if target.has_example(example):
-        target.take_example(session, {"name": example})
-    bad = address.restore(session, params, set(engine.cards()))
-    if "models" in params and session.pictures:
-        session.fit = None
-        chosen_mode, wanted = session.mode, session.weights.get(session.mode)
-        first_screen.take_stored_fit(session)
-        if "weights" in params and "weights" not in bad and wanted is not None:
-            session.weights[chosen_mode] = wanted
-    if bad:
-        session.note("page", "warn", session.tell("page.bad_link", parts=", ".join(bad)[:200]))
-    return refresh(session)
-
-
-def on_warm(session: state.Session) -> list:
-    """Load the models of an answer that came from files, after the first paint: then every price is known and the first fit starts at once.
-
-    Only models whose files are here: nothing is fetched unasked. What is wrong with them is said when they are used.
-    """
-    chosen = models_section.chosen(session)
-    if session.fit is not None and not session.stale() and not any(card.is_hub for card in chosen):
-        with contextlib.suppress(ValueError, OSError):
-            engine.ensemble(chosen)
-    return refresh(session)
-
-
-def on_act(session: state.Session, event: gr.EventData) -> list:
-    """A button or field of a panel. Unknown actions do nothing: what arrives comes from a browser."""
-    sent = event._data if isinstance(event._data, dict) else {}
-    action = ACTIONS.get(str(sent.get("do")))
-    if action is not None:
-        action(session, sent)
-    return refresh(session)
-
-
-def on_upload(session: state.Session, files) -> list:
-    target.upload(session, [str(f) for f in files or []])
-    return [None, *refresh(session)]
-
-
-def on_recipe(session: state.Session, file) -> list:
-    if file:
-        comeback.load(session, str(file), getattr(file, "orig_name", None))
-    return [None, *refresh(session)]
-
-
-def on_stop(session: state.Session) -> list:
-    if session.job is not None:
-        session.job.stop()
-    session.waiting = ""
-    return refresh(session)
-
-
-def on_release(session: state.Session, event: gr.EventData) -> list:
-    mixer.release(session, event._data if isinstance(event._data, dict) else {})
-    return refresh(session)
-
-
-def on_mode(session: state.Session, event: gr.EventData) -> list:
-    mixer.switch(session, event._data if isinstance(event._data, dict) else {})
-    return refresh(session)
-
-
-def waiting(kind: str):
-    def mark(session: state.Session) -> list:
-        if session.job is None:
-            session.waiting = kind
-        return refresh(session)
-
-    return mark
-
-
-def long(kind: str):
-    """A generator event: the device is ours from the first line on."""
-
-    def run(session: state.Session, request: gr.Request):
-        if session.job is not None or session.waiting != kind:  # a second click, or stopped while waiting
-            yield refresh(session)
-            return
-        work = LONG[kind](session)
-        try:
-            for _ in work:
-                state.register(request.session_hash, session.job)
-                yield refresh(session)
-        finally:
-            work.close()
-            session.waiting = ""
-            state.register(request.session_hash, None)
-        yield refresh(session)
-
-    return run
-
-
-def on_unload(request: gr.Request) -> None:
-    state.tab_closed(request.session_hash)
-
-
-# ------------------------------------------------------------------------------------------------ page
+DROPS = {"target": ("drop", "multiple", 140), "held": ("held-drop", "multiple", 100), "comeback": ("recipe-drop", "multiple", 120)}
 
 
 def build() -> gr.Blocks:
@@ -212,7 +41,7 @@ def build() -> gr.Blocks:
         parts, drops = {}, {}
         with gr.Column(elem_classes="sf-page"):
             for name in PANELS:
-                if name in ("target", "comeback"):
+                if name in DROPS:
                     drops[name] = _drop(name)
                 parts[name] = mixer.build(shown[name]) if name == "mixer" else panel(shown[name], f"panel-{name}")
         _wire(page, session, parts, drops)
@@ -220,10 +49,9 @@ def build() -> gr.Blocks:
 
 
 def _drop(name: str) -> gr.File:
-    """A drop zone: many pictures for the target, one recipe for the way back."""
-    ids = {"target": "drop", "comeback": "recipe-drop"}
-    many = "multiple" if name == "target" else "single"
-    return gr.File(file_count=many, show_label=False, label=name.title(), elem_id=ids[name], elem_classes="sf-drop", height=140)
+    """A drop zone: pictures for the target, held-out pictures, one recipe for the way back."""
+    elem_id, many, height = DROPS[name]
+    return gr.File(file_count=many, show_label=False, label=name.title(), elem_id=elem_id, elem_classes="sf-drop", height=height)
 
 
 def _wire(page: gr.Blocks, session: gr.State, parts: dict, drops: dict) -> None:
@@ -241,7 +69,7 @@ def _wire(page: gr.Blocks, session: gr.State, parts: dict, drops: dict) -> None:
     parts["mixer"].release(on_release, api_name="release", **quick)
     parts["mixer"].mode(on_mode, api_name="mode", **quick)
     taken = {k: v for k, v in quick.items() if k not in ("inputs", "outputs")}
-    for name, take in (("target", on_upload), ("comeback", on_recipe)):
+    for name, take in (("target", on_upload), ("held", on_held), ("comeback", on_recipe)):
         drops[name].upload(take, [session, drops[name]], [drops[name], *outputs], api_name=f"upload_{name}", **taken)
     loaded = page.load(on_load, api_name="load", **quick)
     loaded.then(on_warm, api_name="warm", **quick)

@@ -12,7 +12,7 @@ import gradio as gr
 
 # Gradio knows a custom event only if its name stands in quotes in the script: hence the first line.
 DELEGATE = """
-// events: 'act' 'fit' 'stop' 'compare' 'sweep' 'calibrate' 'redraw'
+// events: 'act' 'fit' 'stop' 'compare' 'sweep' 'calibrate' 'redraw' 'measure'
 const send = (node, extra) => {
   const { event = 'act', with: other, then, ...rest } = node.dataset;
   if (other) extra.value = element.querySelector(other)?.value ?? '';

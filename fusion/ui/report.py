@@ -1,22 +1,13 @@
-"""Section 6: what a visitor takes home. recipe.json, one self-contained HTML page, and a link that restores the state."""
+"""Section 6: what a visitor takes home. recipe.json, the report as a web page and as PDF, and a link that restores the state."""
 
 from __future__ import annotations
 
-import base64
 from html import escape
 
-from . import address, charts, compare, draw, fit, mixer, models_section, state
+from . import address, compare, draw, fit, measure, measured, mixer, models_section, paper, state
 from .panel import notes, section
 
-STYLE = (
-    "body{font:16px/1.55 system-ui,sans-serif;color:#1a1c22;max-width:860px;margin:48px "
-    "auto;padding:0 24px}h1{font-size:26px}h2{font-size:19px;margin-top:36px}"
-    "table{border-collapse:collapse;width:100%;font-size:14px}td,th{border-bottom:1px "
-    "solid #ddd;padding:6px 10px 6px 0;text-align:left}img{width:84px;height:84px;object-fit:contain;border-radius:8px}"
-    "figure{display:inline-block;margin:4px "
-    "8px 8px 0;font-size:12px;width:104px;vertical-align:top}figcaption{color:#555}svg{max-width:100%}details summary{display:none}"
-    ".soft{color:#555}@media(prefers-color-scheme:dark){body{background:#121318;color:#edecea}td,th{border-color:#333}.soft,figcaption{color:#aaa}}"
-)
+FILES = {"recipe": "recipe.json", "html": "scorefusion-report.html", "pdf": "scorefusion-report.pdf"}
 
 
 def render(session) -> str:
@@ -26,15 +17,11 @@ def render(session) -> str:
         parts.append(f'<p class="soft">{say("report.none")}</p>')
     elif session.files:
         old = f'<span class="badge old">{say("older")}</span>' if session.files.get("stamp") != stamp(session) else ""
-        parts.append(
-            '<div class="row">'
-            + "".join(
-                f'<a class="btn" href="{state.link(session.files[kind])}" download="{name}">{say(f"report.{kind}")}</a>'
-                for kind, name in (("recipe", "recipe.json"), ("html", "scorefusion-report.html"))
-            )
-            + old
-            + "</div>"
+        links = "".join(
+            f'<a class="btn" href="{state.link(session.files[kind])}" download="{name}">{say(f"report.{kind}")}</a>'
+            for kind, name in FILES.items()
         )
+        parts.append(f'<div class="row">{links}{old}</div>')
     if session.fit is not None and not session.stale():
         parts.append(
             f'<div class="row"><button class="btn {"" if session.files else "primary"}" type="button" '
@@ -53,23 +40,29 @@ def render(session) -> str:
 def stamp(session) -> str:
     return (
         f"{session.stamp}-{session.mode}-{mixer.weights(session).round(4).tolist()}-{[c.key for c in session.columns]}-{session.language}"
+        f"-{(session.report or {}).get('key')}"
     )
 
 
 def make(session, data: dict) -> None:
-    """Write both files for the state as it is."""
+    """Write the files for the state as it is."""
     if session.fit is None or session.stale():
         return
     cards = models_section.chosen(session)
     try:
         recipe = draw.recipe_json(cards, session.fit, session.plan, session.mode, mixer.weights(session), _metrics(session))
-        (session.folder / "recipe.json").write_text(recipe, "utf-8")
-        (session.folder / "report.html").write_text(page(session, recipe), "utf-8")
+        blocks = content(session, recipe)
+        files = {kind: session.folder / name for kind, name in FILES.items()}
+        files["recipe"].write_text(recipe, "utf-8")
+        files["html"].write_text(paper.html(blocks, session.language), "utf-8")
+        readable = paper.pdf(blocks, files["pdf"])
     except (ValueError, OSError) as error:
         session.note("report", "bad", fit.explain(session, error))
         return
     session.notes.pop("report", None)
-    session.files = {"recipe": session.folder / "recipe.json", "html": session.folder / "report.html", "stamp": stamp(session)}
+    if not readable:
+        session.note("report", "warn", session.tell("report.no_font"))
+    session.files = files | {"stamp": stamp(session)}
 
 
 def _metrics(session) -> dict:
@@ -79,37 +72,29 @@ def _metrics(session) -> dict:
     return found
 
 
-def page(session, recipe: str) -> str:
-    """The report: one HTML file, images inside, nothing fetched from anywhere."""
-    say, names = session.say, list(session.fit.gram.names)
-    heads = [session.tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")]
-    pictures = "".join(_figure(p.path, escape(p.caption)) for p in session.pictures)
-    columns = "".join(
-        f"<h3>{say(f'method.{c.method}')}{' (' + say('older') + ')' if compare.is_old(session, c) else ''}</h3>"
-        + "".join(
-            _figure(
-                s.path,
-                f"{escape(s.member + ' · ') if s.member else ''}{say('compare.seed', seed=s.seed)}"
-                f"<br>{' '.join(f'{w:.2f}' for w in s.weights)}",
-            )
-            for s in c.shots.values()
-        )
-        for c in session.columns
-        if c.shots
-    )
-    current = ", ".join(f"{escape(n)} {w:.2f}" for n, w in zip(names, mixer.weights(session)))
-    return (
-        f'<!doctype html><html lang="{session.language}"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>ScoreFusion Studio</title><style>{STYLE}</style>"
-        f"<h1>ScoreFusion Studio</h1><h2>{say('report.answer')}</h2>{charts.plain_table(heads, fit.rows(session.fit, names))}"
-        f"<p>{fit.why(session)}</p>"
-        f"<p>{say('report.weights')}: {say(f'mixer.{session.mode}')} · {current}</p><h2>{say('target.title')}</h2>{pictures}"
-        f"<h2>{say('compare.title')}</h2>{columns or '<p class=soft>–</p>'}<h2>recipe.json</h2>"
-        f"<pre style='white-space:pre-wrap;font-size:12px'>{escape(recipe)}</pre></html>"
-    )
+def content(session, recipe: str) -> list[tuple]:
+    """The report as blocks, the same for the web page and the PDF (see `paper`)."""
+    tell, names = session.tell, list(session.fit.gram.names)
+    heads = [tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")]
+    current = ", ".join(f"{n} {w:.2f}" for n, w in zip(names, mixer.weights(session)))
+    blocks = [("title", "ScoreFusion Studio"), ("lead", measure.verdict(session)), ("heading", tell("report.answer"))]
+    blocks += [("table", heads, fit.rows(session.fit, names)), ("text", fit.plain_why(session))]
+    blocks += [("text", sentence) for _, sentence in fit.verdicts(session)]
+    blocks.append(("text", f"{tell('report.weights')}: {tell(f'mixer.{session.mode}')} · {current}"))
+    shown = session.report or measure.stored(session.example)
+    if shown is not None:
+        blocks.append(("heading", tell("evidence.title")))
+        blocks += measured.blocks(session, shown)
+    blocks += [("heading", tell("target.title")), ("pictures", [(p.path, p.caption) for p in session.pictures])]
+    blocks.append(("heading", tell("compare.title")))
+    for column in session.columns:
+        if column.shots:
+            older = f" ({tell('older')})" if compare.is_old(session, column) else ""
+            blocks.append(("subheading", tell(f"method.{column.method}") + older))
+            blocks.append(("pictures", [(s.path, _caption(session, s)) for s in column.shots.values()]))
+    return [*blocks, ("heading", "recipe.json"), ("code", recipe)]
 
 
-def _figure(path: str, caption: str) -> str:
-    with open(path, "rb") as file:
-        data = base64.b64encode(file.read()).decode()
-    return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+def _caption(session, shot: state.Shot) -> str:
+    source = f"{shot.member} · " if shot.member else ""
+    return f"{source}{session.tell('compare.seed', seed=shot.seed)}\n{' '.join(f'{w:.2f}' for w in shot.weights)}"

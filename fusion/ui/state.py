@@ -58,6 +58,7 @@ class Column:
     shots: dict[tuple[str, int], Shot] = field(default_factory=dict)
     cost: object | None = None  # fusion.methods.Cost
     weights: tuple[float, ...] | None = None
+    trained: str = ""  # path of what the method trained, which its images' recipes name
 
 
 @dataclass
@@ -107,6 +108,10 @@ class Session:
     job: object | None = None
     waiting: str = ""
     files: dict = field(default_factory=dict)  # report files that can be downloaded
+    held: list[Picture] = field(default_factory=list)  # images to measure against, never fitted
+    report: dict | None = None  # the last measurement, as plain values
+    measure_count: int = 32
+    sort: dict = field(default_factory=dict)  # table -> (column, descending)
     loaded: object | None = None  # comeback.Loaded, once a recipe was taken back
     sent: dict = field(default_factory=dict)  # panel -> what the browser shows, so that only changes travel
     stamp: int = 0

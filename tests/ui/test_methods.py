@@ -50,7 +50,7 @@ def test_prices_are_stated_before_anything_runs(session, world):
     single, uniform = methods.price(session, "single"), methods.price(session, "uniform")
     assert single.evaluations == 2 and uniform.evaluations == 6  # steps times members
     text = methods.render(session)
-    assert "2 network evaluations an image" in text and f"{uniform.memory:.1f} × one model" in text
+    assert "2 evaluations an image" in text and f"{uniform.memory:.1f} × memory" in text
     assert methods.total(session)[0] == 2 * 2 + 2 * methods.price(session, "yours").evaluations
     session.plan.steps = 5
     assert methods.price(session, "single").evaluations == 5
@@ -79,16 +79,16 @@ class Trainer:
                 raise MethodError("stopped before there was anything to keep")
             plan.progress(done + 1, 10, "round")
         self.trained += 1
-        return dataclasses.replace(fit_, trained={**fit_.trained, "finetune": "an adapter"})
+        return dataclasses.replace(fit_, trained={**fit_.trained, "merge": "an adapter"})
 
     def run(self, ensemble, fit_, plan):
-        assert fit_.trained["finetune"] == "an adapter"
+        assert fit_.trained["merge"] == "an adapter"
         for prompt, seed in plan.jobs:
-            yield Sample(_picture(seed), "finetune", prompt, seed, np.full(3, 1 / 3), applied=np.full(3, 1 / 3), batch=((prompt, seed),),
+            yield Sample(_picture(seed), "merge", prompt, seed, np.full(3, 1 / 3), applied=np.full(3, 1 / 3), batch=((prompt, seed),),
                          note="effective sample size 9.3 of 16")  # fmt: skip
 
     def method(self):
-        return Method("finetune", "Fine-tuned", self.run, lambda *_: Cost(2, 1.1, training_seconds=100), "", self.prepare)
+        return Method("merge", "Merged model", self.run, lambda *_: Cost(2, 1.1, training_seconds=100), "", self.prepare)
 
 
 def _picture(seed):
@@ -100,7 +100,7 @@ def _picture(seed):
 @pytest.fixture
 def trainer(monkeypatch):
     made = Trainer()
-    everything = {name: fusion.methods.METHODS[name] for name in NAMES} | {"finetune": made.method()}
+    everything = {name: fusion.methods.METHODS[name] for name in NAMES} | {"merge": made.method()}
     monkeypatch.setattr(fusion.methods, "METHODS", everything)
     monkeypatch.setattr("fusion.recipe.METHODS", everything)
     monkeypatch.setattr("fusion.recipe_schema.METHODS", everything)
@@ -109,36 +109,36 @@ def trainer(monkeypatch):
 
 def test_training_runs_once_and_its_fit_is_kept(session, world, trainer):
     load(world)
-    session.plan.methods = ("finetune",)
-    assert "about 2 min of training" in methods.told(session, methods.price(session, "finetune"))
+    session.plan.methods = ("merge",)
+    assert "about 2 min of training" in methods.told(session, methods.price(session, "merge"))
     list(compare.run(session))
     list(compare.run(session))
-    assert trainer.trained == 1 and session.fit.trained["finetune"] == "an adapter"
+    assert trainer.trained == 1 and session.fit.trained["merge"] == "an adapter"
     (column,) = session.columns
     assert len(column.shots) == 2 and "effective sample size 9.3 of 16" in compare.grid(session)
     fresh = fit_all(world.fit.gram, None, session.fit.target)
     session.fit = dataclasses.replace(session.fit, target=engine.with_target(session.fit, [_picture(0)], ["a"]).target)
     fresh = dataclasses.replace(fresh, target=session.fit.target)
-    assert fit._with_trained(session, fresh).trained["finetune"] == "an adapter"
+    assert fit._with_trained(session, fresh).trained["merge"] == "an adapter"
     other = engine.with_target(fresh, [_picture(1)], ["a"])
     assert not fit._with_trained(session, other).trained
 
 
 def test_training_can_be_stopped_and_nothing_is_lost(session, world, trainer, monkeypatch):
     load(world)
-    session.plan.methods = ("single", "finetune")
+    session.plan.methods = ("single", "merge")
     seen = []
     report = jobs.Job.report
 
     def stop_in_training(job, done, total, message=""):
         report(job, done, total, message)
         seen.append((job.stage, job.percent, job.label))
-        if job.stage == "training" and done == 3:
+        if job.stage == "preparing" and done == 3:
             job.stop()
 
     monkeypatch.setattr(jobs.Job, "report", stop_in_training)
     before = session.fit
     list(compare.run(session))
-    assert ("training", True, "Fine-tuned (2 of 2)") in seen and ("drawing", False, "Best single model (1 of 2)") in seen
+    assert ("preparing", True, "Merged model (2 of 2)") in seen and ("drawing", False, "Best single model (1 of 2)") in seen
     assert trainer.trained == 0 and session.fit is before
     assert len(session.columns[0].shots) == 2 and session.notes["compare"][0][0] == "warn"

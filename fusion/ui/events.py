@@ -1,0 +1,211 @@
+"""What happens on the page: every event changes the visitor's `Session` and returns what changed on screen.
+
+Long work runs as generators that share one device queue. The tables say which panel, button and long work belongs to which section.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import gradio as gr
+
+from . import (
+    address,
+    comeback,
+    compare,
+    engine,
+    evidence,
+    first_screen,
+    fit,
+    header,
+    measure,
+    measured,
+    methods,
+    mixer,
+    models_section,
+    report,
+    state,
+    sweep,
+    target,
+    texts,
+    vote,
+)
+
+PANELS = {
+    "head": header.render,
+    "hero": first_screen.render,
+    "models": models_section.render,
+    "target_head": target.render_head,
+    "target": target.render,
+    "fit": fit.render,
+    "mixer": mixer.data,
+    "compare": compare.render,
+    "measure": measure.render_head,
+    "held": measure.render_drop,
+    "evidence": evidence.render,
+    "report": report.render,
+    "comeback_head": comeback.render_head,
+    "comeback": comeback.render,
+}
+ACTIONS = {
+    "language": header.set_language,
+    "toggle": models_section.toggle,
+    "add": models_section.add,
+    "example": target.take_example,
+    "remove": target.remove,
+    "clear": target.clear,
+    "caption": target.caption,
+    "default_caption": target.default_caption,
+    "levels": fit.set_levels,
+    "draws": fit.set_draws,
+    "plan": compare.set_plan,
+    "method": methods.choose,
+    "vote_next": vote.following,
+    "vote": vote.choose,
+    "vote_pause": vote.pause,
+    "tab": evidence.set_tab,
+    "report": report.make,
+    "sort": measured.sort,
+    "measure_count": measure.set_count,
+    "held_clear": measure.clear,
+    "recipe_undo": comeback.undo,
+    "recipe_of": target.take_recipe,
+}
+LONG = {
+    "fit": fit.run,
+    "calibrate": fit.run_calibration,
+    "compare": compare.run,
+    "sweep": sweep.run,
+    "redraw": comeback.run,
+    "measure": measure.run,
+}
+
+
+def start(session: state.Session) -> state.Session:
+    """A visitor's first state: the shipped models, and the first example where it is there."""
+    offered = engine.cards()
+    session.selected = [name for name in engine.DEFAULT_MODELS if name in offered]
+    example = next((name for name in target.EXAMPLES if target.has_example(name)), None)
+    if example:
+        target.take_example(session, {"name": example})
+    return session
+
+
+def refresh(session: state.Session) -> list:
+    """New values for the panels that changed since the last time, nothing for the others."""
+    out = []
+    for name, render in PANELS.items():
+        value = render(session)
+        changed = session.sent.get(name) != value
+        session.sent[name] = value
+        out.append(value if changed else gr.skip())
+    return out
+
+
+def on_load(session: state.Session, request: gr.Request) -> list:
+    """Language and state from the address, or the browser's language; then everything is drawn once."""
+    session.sent.clear()
+    session.language = texts.browser_language(request.headers.get("accept-language"))
+    start(session)
+    params = dict(request.query_params)
+    example = params.get("example", "")
+    if target.has_example(example):
+        target.take_example(session, {"name": example})
+    bad = address.restore(session, params, set(engine.cards()))
+    if "models" in params and session.pictures:
+        session.fit = None
+        chosen_mode, wanted = session.mode, session.weights.get(session.mode)
+        first_screen.take_stored_fit(session)
+        if "weights" in params and "weights" not in bad and wanted is not None:
+            session.weights[chosen_mode] = wanted
+    if bad:
+        session.note("page", "warn", session.tell("page.bad_link", parts=", ".join(bad)[:200]))
+    return refresh(session)
+
+
+def on_warm(session: state.Session) -> list:
+    """Load the models of an answer that came from files, after the first paint: then every price is known and the first fit starts at once.
+
+    Only models whose files are here: nothing is fetched unasked. What is wrong with them is said when they are used.
+    """
+    chosen = models_section.chosen(session)
+    if session.fit is not None and not session.stale() and not any(card.is_hub for card in chosen):
+        with contextlib.suppress(ValueError, OSError):
+            engine.ensemble(chosen)
+    return refresh(session)
+
+
+def on_act(session: state.Session, event: gr.EventData) -> list:
+    """A button or field of a panel. Unknown actions do nothing: what arrives comes from a browser."""
+    sent = event._data if isinstance(event._data, dict) else {}
+    action = ACTIONS.get(str(sent.get("do")))
+    if action is not None:
+        action(session, sent)
+    return refresh(session)
+
+
+def on_upload(session: state.Session, files) -> list:
+    target.upload(session, [str(f) for f in files or []])
+    return [None, *refresh(session)]
+
+
+def on_held(session: state.Session, files) -> list:
+    measure.upload(session, [str(f) for f in files or []])
+    return [None, *refresh(session)]
+
+
+def on_recipe(session: state.Session, files) -> list:
+    if files:
+        comeback.load_all(session, [str(f) for f in files])
+    return [None, *refresh(session)]
+
+
+def on_stop(session: state.Session) -> list:
+    if session.job is not None:
+        session.job.stop()
+    session.waiting = ""
+    return refresh(session)
+
+
+def on_release(session: state.Session, event: gr.EventData) -> list:
+    mixer.release(session, event._data if isinstance(event._data, dict) else {})
+    return refresh(session)
+
+
+def on_mode(session: state.Session, event: gr.EventData) -> list:
+    mixer.switch(session, event._data if isinstance(event._data, dict) else {})
+    return refresh(session)
+
+
+def waiting(kind: str):
+    def mark(session: state.Session) -> list:
+        if session.job is None:
+            session.waiting = kind
+        return refresh(session)
+
+    return mark
+
+
+def long(kind: str):
+    """A generator event: the device is ours from the first line on."""
+
+    def run(session: state.Session, request: gr.Request):
+        if session.job is not None or session.waiting != kind:  # a second click, or stopped while waiting
+            yield refresh(session)
+            return
+        work = LONG[kind](session)
+        try:
+            for _ in work:
+                state.register(request.session_hash, session.job)
+                yield refresh(session)
+        finally:
+            work.close()
+            session.waiting = ""
+            state.register(request.session_hash, None)
+        yield refresh(session)
+
+    return run
+
+
+def on_unload(request: gr.Request) -> None:
+    state.tab_closed(request.session_hash)

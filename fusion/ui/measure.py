@@ -1,0 +1,173 @@
+"""Section 5, measuring: samples of the chosen methods against held-out target images, on request. What was not fitted decides.
+
+Held-out images are the example's own or dropped in here; they are never fitted. Without them there is no evidence and nothing is said.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+
+from . import draw, engine, fit, jobs, measured, methods, mixer, models_section, state, target, texts
+from .panel import notes, progress, section
+
+FOLDER = engine.ASSETS / "evidence"
+COUNTS = (16, 32, 64, 128)  # images a method
+FEWEST, MOST = 3, 48  # held-out images
+FIRST_SEED = 10_000  # far from the grid's, so that nobody chooses by the very images he has looked at
+
+
+def render_head(session) -> str:
+    """The heading of section 5, what was measured, and what a measurement would cost."""
+    say, parts = session.say, []
+    own = session.report
+    if own is not None:
+        old = f'<p><span class="badge old">{say("older")}</span></p>' if own["key"] != key(session) else ""
+        stopped = f'<p class="soft">{say("measure.stopped")}</p>' if own["stopped"] else ""
+        table = measured.render(session, own, key="own")
+        parts.append(f'<div class="card stack" id="measured">{old}{table}{stopped}{_how(session, own)}</div>')
+    shipped = stored(session.example)
+    if shipped is not None:
+        body = f'<div class="card stack">{measured.render(session, shipped, key="shipped")}{_how(session, shipped)}</div>'
+        summary = say("measure.shipped", name=say(f"example.{session.example}"))
+        parts.append(f'<details data-key="shipped" {"" if own else "open"}><summary>{summary}</summary>{body}</details>')
+    if session.fit is not None:
+        parts.append(_controls(session))
+    parts += [progress(session, "measure"), notes(session, "measure")]
+    return section(session, 5, "evidence", "".join(parts))
+
+
+def _controls(session) -> str:
+    say, ready = session.say, session.fit is not None and not session.stale()
+    held = held_out(session)
+    busy = session.job is not None or bool(session.waiting)
+    enough = len(held) >= FEWEST and bool(session.plan.methods)
+    options = "".join(f'<option {"selected" if n == session.measure_count else ""}>{n}</option>' for n in COUNTS)
+    source = say("measure.own" if session.held else "measure.example" if held else "measure.missing", count=len(held), fewest=FEWEST)
+    clear = f'<button class="btn quiet" type="button" data-do="held_clear">{say("target.clear")}</button>' if session.held else ""
+    return (
+        f'<div class="row"><button class="btn {"" if session.report else "primary"}" type="button" id="measure-button" data-do="measure" '
+        f'data-event="measure" {"" if ready and enough and not busy else "disabled"}>{say("measure.button")}</button>'
+        f'<label class="row soft">{say("measure.count")} <select data-do="measure_count">{options}</select></label>'
+        f'<span class="soft">{_cost(session, len(held)) if ready and enough else ""}</span></div>'
+        f'<p class="soft" id="held">{source} {clear}</p>'
+    )
+
+
+def _cost(session, held: int) -> str:
+    """Drawing, and reading the samples and the held-out images at every noise level."""
+    drawn, seconds = methods.total(session, images=session.measure_count)
+    if not drawn:
+        return session.say("price.unknown")
+    levels, members = session.level_count, len(session.selected)
+    reading = 2 * levels * members * (held * session.draws + len(session.plan.methods) * min(session.measure_count, 32))
+    pace = draw.pace(models_section.chosen(session))
+    if pace is None:
+        return session.say("measure.cost", evaluations=f"{drawn + reading:,.0f}")
+    time = methods.duration(session, seconds + reading * pace)
+    return session.say("measure.cost_timed", evaluations=f"{drawn + reading:,.0f}", time=time)
+
+
+def _how(session, report: dict) -> str:
+    told = ", ".join(f"{escape(str(k))} {escape(str(v))}" for k, v in report.get("settings", {}).items())
+    return f'<p class="faint">{session.say("measure.how")}: {told}</p>' if told else ""
+
+
+def render_drop(session) -> str:
+    """The words inside the drop zone for held-out images."""
+    words = json.dumps(session.tell("measure.drop"), ensure_ascii=False)
+    return f"<style>#held-drop .wrap::after {{ content: {words}; }}</style>{notes(session, 'held')}"
+
+
+def stored(name: str | None) -> dict | None:
+    """The committed measurement of an example, or None."""
+    file = FOLDER / f"{name}.json"
+    if not name or not name.isalpha() or not file.is_file():
+        return None
+    data = json.loads(file.read_text("utf-8"))
+    return data if {"rows", "columns", "recommendation"} <= set(data) else None
+
+
+# ------------------------------------------------------------------------------------------------ held-out images
+
+
+def held_out(session) -> list:
+    """`(path, caption)` of the held-out images: the visitor's, else the example's."""
+    if session.held:
+        return [(p.path, p.caption) for p in session.held]
+    folder = target.folder_of(session.example).parent / "held_out" if session.example else None
+    if folder is None or not folder.is_dir():
+        return []
+    captions = target.captions_of(folder)
+    return [(str(file), captions.get(file.name, session.default_caption)) for file in sorted(folder.glob("*.png"))[:MOST]]
+
+
+def upload(session, paths: list[str]) -> None:
+    """Add held-out images; one that is among the fitted ones is refused, since it would be no evidence."""
+    from fusion.images import read_images
+
+    intakes, problems = read_images(paths)
+    said = [("bad", f"{p.name}: {target.problem(session.language, p.cause_and_cure)}") for p in problems]
+    fitted, known = {p.image.tobytes() for p in session.pictures}, {p.image.tobytes() for p in session.held}
+    for intake in intakes:
+        pixels = intake.image.tobytes()
+        if pixels in fitted:
+            said.append(("bad", f"{intake.name}: {session.tell('measure.fitted')}"))
+        elif pixels not in known and len(session.held) < 200:
+            path = session.folder / f"held-{len(list(session.folder.glob('held-*')))}.png"
+            intake.image.save(path)
+            session.held.append(state.Picture(intake.image, intake.name, intake.caption or session.default_caption, str(path)))
+            known.add(pixels)
+    if said:
+        session.notes["held"] = said[:12]
+    else:
+        session.notes.pop("held", None)
+
+
+def clear(session, data: dict) -> None:
+    session.held = []
+    session.notes.pop("held", None)
+
+
+def set_count(session, data: dict) -> None:
+    session.measure_count = state.whole(data.get("value"), session.measure_count, COUNTS[0], COUNTS[-1])
+
+
+def key(session) -> str:
+    """What a measurement belongs to: fit, methods, steps and held-out images."""
+    columns = [session.column_key(m) for m in session.plan.methods]
+    return "|".join([*session.plan.methods, *columns, str(session.measure_count), *(path for path, _ in held_out(session))])
+
+
+# ------------------------------------------------------------------------------------------------ the run
+
+
+def run(session):
+    """Generator: draws, reads and weighs. A stopped measurement keeps the methods that were finished."""
+    cards, result, plan = models_section.chosen(session), session.fit, state.Plan(**vars(session.plan))
+    held, mark, count = held_out(session), key(session), session.measure_count
+    if result is None or session.stale() or len(held) < FEWEST or not plan.methods:
+        return
+    session.notes.pop("measure", None)
+    own = (session.mode, mixer.weights(session).copy())
+    title = session.tell("method.yours")
+
+    def work(job):
+        return draw.measured(cards, result, plan, own, held, count=count, first_seed=FIRST_SEED, yours=title, job=job)
+
+    job = jobs.Job("measure", work)
+    yield from fit.follow(session, job)
+    if job.result is not None:
+        report, fitted = job.result
+        session.report = report | {"key": mark}
+        if session.fit is result and fitted is not None:
+            session.fit = fitted
+            session.stamp += fitted is not result
+    yield
+
+
+def verdict(session) -> str:
+    """For the report: the recommendation, or that there is none."""
+    report = session.report or stored(session.example)
+    return measured.recommendation(session, report) if report else texts.say(session.language, "measure.none")
+

@@ -1,0 +1,214 @@
+"""Every method's figures in one sortable table, each cell saying what it means; plots of the distances; the recommendation above.
+
+It shows plain values, as `fusion.evaluation.Report.to_dict` gives them: of this visitor's own measurement, or of a committed one.
+"""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from . import charts, texts
+
+COST = ("evaluations", "memory", "training_seconds")
+DISTANCES = ("kid", "features", "population")  # what is plotted, where it was measured
+TEXTS = ("kid", "features", "population", "diversity", "copies", "loss", "gain", *COST, "seconds")  # columns with sentences of our own
+
+
+def render(session, report: dict, *, key: str) -> str:
+    """Recommendation, table and plots. `key` tells this table from others on the page, for sorting."""
+    columns = [c for c in report["columns"] if any(number(row, c["name"]) is not None for row in report["rows"])]
+    said = escape(recommendation(session, report))
+    return (
+        f'<p class="verdict" data-recommended="{escape(report["recommendation"].get("method") or "")}">{said}</p>'
+        f"{_table(session, report, columns, key)}{_plots(session, report, columns)}{_legend(session, columns)}"
+    )
+
+
+def title(session, column: dict) -> str:
+    return session.tell(f"col.{column['name']}") if column["name"] in TEXTS else column["title"]
+
+
+def meaning(session, column: dict) -> str:
+    """What the column measures, in its unit, and which end is better."""
+    name = column["name"]
+    text = session.tell(f"col.{name}.help") if name in TEXTS else f"{column['explanation']} ({column['unit']})"
+    better = {True: "measure.lower", False: "measure.higher"}.get(column.get("lower_is_better"))
+    return f"{text} {session.tell(better)}" if better else text
+
+
+def number(row: dict, name: str) -> float | None:
+    """The value of one cell, None where there is none."""
+    if name in COST:
+        return None if row.get("cost") is None else row["cost"].get(name)
+    found = row.get(name)
+    return found.get("value") if isinstance(found, dict) else found
+
+
+def _table(session, report: dict, columns: list[dict], key: str) -> str:
+    by, descending = session.sort.get(key, (None, False))
+    rows = sorted(report["rows"], key=lambda r: _rank(r, by, descending)) if by else report["rows"]
+    heads = "".join(_head(session, c, key, by, descending) for c in columns)
+    best = {c["name"]: _best(report["rows"], c) for c in columns}
+    body = "".join(_row(session, row, columns, report, best) for row in rows)
+    return (
+        f'<div class="figures" tabindex="0" role="region" aria-label="{session.say("measure.table")}"><table id="figures-{key}"><thead><tr>'
+        f'<th scope="col">{session.say("word.method")}</th>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _rank(row: dict, name: str, descending: bool) -> tuple:
+    value = number(row, name)
+    return (1, 0.0) if value is None else (0, -value if descending else value)
+
+
+def _best(rows: list[dict], column: dict) -> float | None:
+    """The best value of a column that has a better end and is evidence, to be set in bold."""
+    if column.get("lower_is_better") is None or column["name"] in (*COST, "seconds", "loss", "gain"):
+        return None
+    values = [v for row in rows if (v := number(row, column["name"])) is not None]
+    return (min if column["lower_is_better"] else max)(values) if len(values) > 1 else None
+
+
+def _head(session, column: dict, key: str, by: str | None, descending: bool) -> str:
+    here = column["name"] == by
+    order = f'aria-sort="{"descending" if descending else "ascending"}"' if here else ""
+    arrow = ("▼" if descending else "▲") if here else "↕"
+    told = escape(meaning(session, column))
+    return (
+        f'<th scope="col" class="num" {order}><button type="button" data-do="sort" data-table="{key}" data-name="{column["name"]}" '
+        f'title="{told}" aria-description="{told}">{escape(title(session, column))} '
+        f'<span aria-hidden="true">{arrow}</span></button></th>'
+    )
+
+
+def _row(session, row: dict, columns: list[dict], report: dict, best: dict) -> str:
+    name = method_title(session, row)
+    recommended = row["method"] == report["recommendation"].get("method")
+    star = f' <span class="badge">{session.say("measure.nearest")}</span>' if recommended else ""
+    if row.get("problem"):
+        reason = escape(texts.translate(session.language, row["problem"]))
+        return f'<tr><th scope="row">{escape(name)}</th><td colspan="{len(columns)}">{reason}</td></tr>'
+    cells = "".join(_cell(session, row, c, best[c["name"]]) for c in columns)
+    return f'<tr><th scope="row">{escape(name)}{star}</th>{cells}</tr>'
+
+
+def method_title(session, row: dict) -> str:
+    known = f"method.{row['method']}"
+    return session.tell(known) if known in texts.table() else row["title"]
+
+
+def _cell(session, row: dict, column: dict, best: float | None) -> str:
+    name = column["name"]
+    value, found = number(row, name), row.get(name)
+    note = (row.get("notes") or {}).get(name, "")
+    said = explain(session, row, column)
+    if value is None:
+        return f'<td class="num faint" title="{escape(said)}" aria-description="{escape(said)}">–</td>'
+    text = digits(value)
+    text = f"<b>{text}</b>" if best is not None and value == best else text
+    if isinstance(found, dict):
+        text += f"<small>{_end(found['low'])} … {_end(found['high'])}</small>"
+    mark = '<span class="faint" aria-hidden="true"> *</span>' if note else ""
+    return f'<td class="num" title="{escape(said)}" aria-description="{escape(said)}">{text}{mark}</td>'
+
+
+def explain(session, row: dict, column: dict) -> str:
+    """Everything there is to say of one cell: whose figure of what it is, how sure, against what chance gives, and what is unusual."""
+    name, found = column["name"], row.get(column["name"])
+    value, parts = number(row, name), [f"{method_title(session, row)}, {title(session, column)}"]
+    if value is None:
+        parts[0] += ": –"
+    elif isinstance(found, dict):
+        parts[0] += f": {digits(value)} ({session.tell('word.interval')}: {_end(found['low'])} … {_end(found['high'])})"
+        if found.get("floor") is not None:
+            parts.append(session.tell("measure.floor", value=digits(found["floor"])))
+    else:
+        parts[0] += f": {digits(value)}"
+    note = (row.get("notes") or {}).get(name)
+    parts += [texts.translate(session.language, note)] if note else []
+    return ". ".join(p.rstrip(".。") for p in [*parts, meaning(session, column)]) + "."
+
+
+def digits(value: float) -> str:
+    """A figure with as many digits as it deserves: 1,234, 12.3, 0.123, 1.2e-05."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3f}" if size >= 0.01 or size == 0 else f"{value:.1e}" if size < 0.001 else f"{value:.4f}"
+
+
+def _end(value: float | None) -> str:
+    return "?" if value is None else digits(value)
+
+
+def _plots(session, report: dict, columns: list[dict]) -> str:
+    """One row of dots with intervals for each kind of distance; the table above holds the numbers."""
+    plots = []
+    for column in columns:
+        shown = [row for row in report["rows"] if isinstance(row.get(column["name"]), dict) and not row.get("problem")]
+        if column["name"] in DISTANCES and len(shown) > 1:
+            names, label = [method_title(session, row) for row in shown], f"{title(session, column)}: {meaning(session, column)}"
+            chart = charts.dots(names, [row[column["name"]] for row in shown], label=label)
+            plots.append(f"<figure><h3>{escape(title(session, column))}</h3>{chart}</figure>")
+    return f'<div class="pair">{"".join(plots)}</div>' if plots else ""
+
+
+def _legend(session, columns: list[dict]) -> str:
+    items = "".join(f"<dt>{escape(title(session, c))}</dt><dd>{escape(meaning(session, c))}</dd>" for c in columns)
+    return f'<details data-key="meanings"><summary>{session.say("measure.meanings")}</summary><dl class="meanings">{items}</dl></details>'
+
+
+def blocks(session, report: dict) -> list[tuple]:
+    """The same figures for the report on paper: a table, and dots for the distances."""
+    columns = [c for c in report["columns"] if any(number(row, c["name"]) is not None for row in report["rows"])]
+    heads = [session.tell("word.method"), *(title(session, c) for c in columns)]
+    ran = [row for row in report["rows"] if not row.get("problem")]
+    out = [("table", heads, [[method_title(session, row), *(_plain_cell(row, c["name"]) for c in columns)] for row in ran])]
+    for column in columns:
+        shown = [row for row in report["rows"] if isinstance(row.get(column["name"]), dict)]
+        if column["name"] in DISTANCES and len(shown) > 1:
+            names = [method_title(session, row) for row in shown]
+            out.append(("dots", title(session, column), names, [row[column["name"]] for row in shown]))
+    return [*out, *(("text", f"{title(session, c)}: {meaning(session, c)}") for c in columns)]
+
+
+def _plain_cell(row: dict, name: str) -> str:
+    value, found = number(row, name), row.get(name)
+    if value is None:
+        return "–"
+    return f"{digits(value)}\n{_end(found['low'])} … {_end(found['high'])}" if isinstance(found, dict) else digits(value)
+
+
+# ------------------------------------------------------------------------------------------------ the sentence
+
+
+def recommendation(session, report: dict) -> str:
+    """The report's own sentence; in Japanese the same statement built from its parts."""
+    found, rows = report["recommendation"], {row["method"]: row for row in report["rows"]}
+    if session.language == "en":
+        return found["sentence"]
+    best = rows.get(found.get("method"))
+    if best is None:
+        return session.tell("measure.none")
+    lead = found.get("lead") or {}
+    kind = next((title(session, c) for c in report["columns"] if c["name"] == found["kind"]), found["kind"])
+    key = ("single" if best["method"] == "single" else "fused") + (".sure" if found.get("decided") else ".open")
+    said = session.tell(
+        f"measure.{key}", method=method_title(session, best), kind=kind, value=digits(number(best, found["kind"]) or 0.0),
+        lead=digits(lead.get("value", 0.0)), low=_end(lead.get("low")), high=_end(lead.get("high")),
+    )  # fmt: skip
+    ties = [method_title(session, rows[m]) for m in found.get("ties", ()) if m in rows]
+    return said + (session.tell("measure.ties", methods=texts.join(session.language, ties)) if ties else "")
+
+
+def sort(session, data: dict) -> None:
+    """Order a table by a column; once more for the other direction."""
+    key, name = str(data.get("table")), str(data.get("name"))
+    if key in ("own", "shipped") and name in TEXTS:
+        before = session.sort.get(key, (None, False))
+        session.sort[key] = (name, before[0] == name and not before[1])
