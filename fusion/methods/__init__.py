@@ -12,7 +12,17 @@ NAMES: tuple[str, ...] = (
     "scorefusion_levels",
     "mixture",
     "matched",
+    "barycenter",
+    "superposition",
+    "superposition_and",
+    "merge",
+    "switch",
+    "finetune",
+    "transfer",
+    "transfer_unfrozen",
+    "scratch",
 )
+TRAINED = ("finetune", "transfer", "transfer_unfrozen", "scratch")  # these draw with what they trained; their recipes need its file
 METHODS = Lazy(NAMES, "fusion.methods", "METHOD")  # name -> Method; torch is imported when the first one is taken out
 
-__all__ = ["METHODS", "NAMES", "Cost", "Method", "MethodError", "Sample", "SamplingPlan"]
+__all__ = ["METHODS", "NAMES", "Cost", "Method", "MethodError", "Sample", "SamplingPlan", "TRAINED"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -20,11 +20,14 @@ from fusion.methods.plan import Cost, MethodError, Sample, SamplingPlan, Stopped
 from fusion.sampler import fused
 
 
-def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | None = None, jobs=None, shown=None) -> Iterator[Sample]:
+def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | None = None, jobs=None, shown=None,
+         images: Callable | None = None) -> Iterator[Sample]:  # fmt: skip
     """Samples of one fused model for this process's part of `jobs` (all of `plan`), in order. Ends early, with whole batches, when
     `plan.stop()` turns true. A batch that memory has no room for is drawn in halves, and so are those after it.
 
     `weights`: (K,) or `Weights`. `shown` (K,): what samples state as their weights where that differs from what is applied.
+    `images(ensemble, plan, weights, batch, advance) -> (images, notes)` draws one batch of `(prompt, seed)` and calls `advance(message="")`
+    after every step; None: the stock pipeline with the fused denoiser.
     """
     shares = mean_weights(weights) if shown is None else np.asarray(shown, dtype=float)
     batches, applied, fits = plan.batches(jobs), weights if shown is None else shown, None
@@ -33,26 +36,49 @@ def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | No
         while at < len(batch):
             now = batch[at : at + (fits or len(batch))]
             try:
-                with fused(ensemble, weights) as pipeline:  # not held while we wait for our caller, who may draw meanwhile
-                    done, total = number * plan.steps, len(batches) * plan.steps
-                    images = _call(pipeline, plan, ensemble, now, done=done, total=total, label=member or method)
+                advance = _advance(plan, number * plan.steps, len(batches) * plan.steps, member or method)
+                drawn, notes = (images or by_pipeline)(ensemble, plan, weights, now, advance)
             except Stopped:
                 return
             except Exception as error:
                 if not out_of_memory(error) or len(now) == 1:
                     raise
-                fits, images = -(-len(now) // 2), None
-            if images is None:  # outside of `except`: the error's traceback holds the tensors that filled the memory
+                fits, drawn = -(-len(now) // 2), None
+            if drawn is None:  # outside of `except`: the error's traceback holds the tensors that filled the memory
                 free()
                 continue
-            for place, (image, (prompt, seed)) in enumerate(zip(images, now)):
-                yield Sample(image, method, prompt, seed, shares, member, applied, now, place, at)
+            for place, (image, (prompt, seed)) in enumerate(zip(drawn, now)):
+                yield Sample(image, method, prompt, seed, shares, member, applied, now, place, at, notes[place] if notes else "")
             at += len(now)
 
 
-def _call(pipeline, plan: SamplingPlan, ensemble, batch, *, done: int, total: int, label: str) -> list:
-    """One call of the pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. Size: plan's or ensemble's."""
-    accepted = inspect.signature(pipeline.__call__).parameters
+def _advance(plan: SamplingPlan, done: int, total: int, label: str) -> Callable[..., None]:
+    """`advance(message="")`: one step more of `total`, `done` of them before this batch. Raises Stopped, now and after any step."""
+    if plan.stopped():
+        raise Stopped
+    step = 0
+
+    def advance(message: str = "") -> None:
+        nonlocal step
+        if plan.stopped():
+            raise Stopped
+        step = min(step + 1, plan.steps)
+        if plan.progress is not None:
+            plan.progress(done + step, total, message or label)
+
+    return advance
+
+
+def by_pipeline(ensemble, plan: SamplingPlan, weights, batch, advance: Callable[..., None]) -> tuple[list, list[str]]:
+    """One call of the stock pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. No notes."""
+    with fused(ensemble, weights) as pipeline:  # not held while `draw` waits for its caller, who may draw meanwhile
+        arguments = arguments_for(pipeline, plan, ensemble, batch)
+        with torch.no_grad(), quiet(pipeline), _every_step(pipeline, arguments, advance):
+            return pipeline(**arguments, generator=generators_for(batch)).images, []
+
+
+def arguments_for(pipeline, plan: SamplingPlan, ensemble, batch) -> dict:
+    """What a stock pipeline is called with for a batch, its generators apart. Size: the plan's or the ensemble's."""
     offered = {
         "prompt": [prompt for prompt, _ in batch],
         "num_inference_steps": plan.steps,
@@ -61,30 +87,20 @@ def _call(pipeline, plan: SamplingPlan, ensemble, batch, *, done: int, total: in
         "width": plan.width or ensemble.size[1],
         **ensemble.family.call,
     }
+    accepted = inspect.signature(pipeline.__call__).parameters
     arguments = {key: value for key, value in offered.items() if key in accepted}
-    if "prompt" not in accepted:  # DDPM and DDIM draw without a condition
-        arguments["batch_size"] = len(batch)
-    arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
-    step = 0
+    return arguments if "prompt" in accepted else arguments | {"batch_size": len(batch)}  # DDPM and DDIM draw without a condition
 
-    def advance(*_ignored):
-        nonlocal step
-        if plan.stopped():
-            raise Stopped
-        step = min(step + 1, plan.steps)
-        if plan.progress is not None:
-            plan.progress(done + step, total, label)
 
-    if plan.stopped():
-        raise Stopped
-    with torch.no_grad(), _quiet(pipeline), _every_step(pipeline, accepted, arguments, advance):
-        return pipeline(**arguments).images
+def generators_for(batch) -> list[torch.Generator]:
+    """A generator of its own for each image, on the CPU wherever the networks are."""
+    return [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
 
 
 @contextmanager
-def _every_step(pipeline, accepted, arguments: dict, advance):
+def _every_step(pipeline, arguments: dict, advance: Callable[..., None]):
     """Have `advance()` called once a step: the pipeline's own callback, or a hook on its scheduler's `step` where it has none."""
-    if "callback_on_step_end" in accepted:
+    if "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters:
 
         def callback(_pipeline, _index, _timestep, tensors):
             advance()
@@ -109,7 +125,7 @@ def _every_step(pipeline, accepted, arguments: dict, advance):
 
 
 @contextmanager
-def _quiet(pipeline):
+def quiet(pipeline):
     """Our caller draws the progress bar: the pipeline's own would write one per batch."""
     before = dict(getattr(pipeline, "_progress_bar_config", {}))
     pipeline.set_progress_bar_config(**(before | {"disable": True}))

@@ -27,7 +27,7 @@ def route(seeds, proportions) -> np.ndarray:
     return np.minimum(np.searchsorted(edges / edges[-1], u, side="right"), np.flatnonzero(np.asarray(proportions) > 0)[-1])
 
 
-def _proportions(ensemble, fit, plan: SamplingPlan) -> np.ndarray:
+def proportions(ensemble, fit, plan: SamplingPlan) -> np.ndarray:
     """The plan's; else the calibrated proportions; else, without a calibration, those of the likelihood mixture."""
     if plan.weights is not None:
         return values_of(checked_weights(ensemble, plan.weights))
@@ -37,7 +37,7 @@ def _proportions(ensemble, fit, plan: SamplingPlan) -> np.ndarray:
 
 def run(ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
     """Samples member by member: all seeds of one member are drawn together, so no more networks run than images need."""
-    shares = _proportions(ensemble, fit, plan)
+    shares = proportions(ensemble, fit, plan)
     jobs = plan.jobs
     routed = route([seed for _, seed in jobs], shares)
     lists, parts = [[job for job, k in zip(jobs, routed) if k == index] for index in range(len(shares))], [plan]
@@ -56,7 +56,7 @@ def _shifted(plan: SamplingPlan, offset: int, total: int):
 
 
 def cost(ensemble, fit, plan: SamplingPlan) -> Cost:
-    shares = _proportions(ensemble, fit, plan)
+    shares = proportions(ensemble, fit, plan)
     return Cost(evaluations(ensemble, plan, 1), memory_ratio(ensemble, np.flatnonzero(shares > 0)))
 
 

@@ -45,6 +45,7 @@ class SamplingPlan:
     `stop() -> bool` is asked before every step; `progress(done, total, message)` counts sampling steps.
     `batch_size`: images in one pipeline call. It is part of what makes a run repeatable to the last bit, so recipes keep it.
     `part`: which of the batches are drawn here, where several processes share a run or a killed one goes on.
+    `trained`: what a method that trains draws with in place of what the fit holds (`fusion.transfer.trained.Trained`), or None.
     """
 
     prompts: Sequence[str]
@@ -58,6 +59,7 @@ class SamplingPlan:
     batch_size: int = 16
     progress: Callable[[int, int, str], None] | None = None
     part: Part = Part()
+    trained: Any = None
 
     @classmethod
     def grid(cls, prompts: Sequence[str], seeds: Sequence[int], **settings) -> SamplingPlan:
@@ -105,6 +107,8 @@ class Sample:
     routed with, `member` naming the one that drew it. `applied`: the weights as the method was given them ((K,), or `Weights` by level).
     `batch`: the `(prompt, seed)` pairs of the pipeline call it came from, `place` its index there: rounding depends on the company.
     `before`: images of the planned batch that earlier calls drew, where memory had no room for all of it.
+    `note`: what the method has to say about this image, for its label; may be empty.
+    `trained`: what was trained to draw it, where the method trains; a recipe keeps its file.
     """
 
     image: Image.Image
@@ -117,6 +121,8 @@ class Sample:
     batch: tuple[tuple[str, int], ...] = ()
     place: int = 0
     before: int = 0
+    note: str = ""
+    trained: Any = None
 
 
 @dataclass(frozen=True)

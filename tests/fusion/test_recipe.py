@@ -69,7 +69,8 @@ def test_weights_typed_with_few_decimals_are_completed():
 
 CASES = {
     "single": [0, 1, 0], "uniform": [1 / 3, 1 / 3, 1 / 3], "scorefusion": [0.3, 0.3, 0.4], "mixture": [0.5, 0.2, 0.3],
-    "matched": [0.2, 0.0, 0.8], "scorefusion_levels": None,
+    "matched": [0.2, 0.0, 0.8], "scorefusion_levels": None, "barycenter": [0.2, 0.3, 0.5], "superposition": [0.5, 0.2, 0.3],
+    "superposition_and": [0.5, 0.0, 0.5], "merge": [0.6, 0.0, 0.4], "switch": [0, 0, 1],
 }  # fmt: skip
 
 
