@@ -156,12 +156,21 @@ def measured(chosen, result, plan, own, held, *, count: int, first_seed: int, yo
 
     Prompts are the held-out images' own, in turn. `fit` holds what the methods prepared. RuntimeError when stopped before the first.
     """
-    from fusion.evaluation import compare
-    from fusion.objective import fit_gram
     from fusion.target import Target
 
-    together = ensemble(chosen, job.loading)
     pictures = Target(tuple(open_images([path for path, _ in held])), tuple(caption for _, caption in held))
+    hosting.check(models=chosen, images=len(held), samples=count, steps=plan.steps)
+    looks = 2 * (len(result.gram.strata) - 1) * (len(held) + 32 * len(plan.methods))
+    time_ = hosting.seconds(len(chosen) * (plan.steps * count * len(plan.methods) + looks), count * len(plan.methods))
+    return hosting.call(_measured, chosen, result, plan, own, pictures, count, first_seed, yours, job=job, seconds=time_)
+
+
+def _measured(chosen, result, plan, own, pictures, count: int, first_seed: int, yours: str, *, job) -> tuple[dict, object]:
+    """`measured`: what needs a GPU."""
+    from fusion.evaluation import compare
+    from fusion.objective import fit_gram
+
+    together = ensemble(chosen, job.loading)
     job.enter("reading")
     at = {"levels": len(result.gram.strata) - 1, "draws": max(result.gram.draws // 2, 1)}
     gram = fit_gram(together, pictures.images, pictures.prompts, **at, seed=1, progress=job.report, stop=job.stopped)

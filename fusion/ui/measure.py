@@ -145,11 +145,11 @@ def key(session) -> str:
 def run(session):
     """Generator: draws, reads and weighs. A stopped measurement keeps the methods that were finished."""
     cards, result, plan = models_section.chosen(session), session.fit, state.Plan(**vars(session.plan))
+    own = (session.mode, mixer.weights(session).copy())
     held, mark, count = held_out(session), key(session), session.measure_count
     if result is None or session.stale() or len(held) < FEWEST or not plan.methods:
         return
     session.notes.pop("measure", None)
-    own = (session.mode, mixer.weights(session).copy())
     title = session.tell("method.yours")
 
     def work(job):

@@ -1,0 +1,163 @@
+"""Evidence in the page: measured on held-out images only, every cell explained, sortable, in both languages; and the report on paper."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from fusion.ui import charts, engine, measure, measured, paper, state, target, texts
+from tests.fusion import small
+
+
+def report() -> dict:
+    def row(method, kid, evaluations, **more):
+        found = {"value": kid, "low": kid - 0.1, "high": kid + 0.1, "floor": 0.05}
+        cost = {"evaluations": evaluations, "memory": 1.0, "training_seconds": 0.0, "preparation": 0}
+        return {"method": method, "title": method.title(), "kid": found, "cost": cost, "notes": {}, "problem": "", **more}
+
+    return {
+        "rows": [row("single", 0.6, 20), row("mixture", 0.2, 21, notes={"kid": "Not told from 0 <b>."}), row("uniform", 0.4, 80),
+                 {"method": "matched", "title": "Blend", "cost": None, "notes": {}, "problem": "matching needs a calibration: do it"}],
+        "columns": [{"name": "kid", "title": "KID", "unit": "u", "explanation": "e", "lower_is_better": True},
+                    {"name": "evaluations", "title": "Evaluations", "unit": "u", "explanation": "e", "lower_is_better": True},
+                    {"name": "novel", "title": "Novel & new", "unit": "u", "explanation": "never seen", "lower_is_better": None}],
+        "recommendation": {"sentence": "Recommended: Mixture.", "method": "mixture", "kind": "kid", "decided": True,
+                           "lead": {"value": 0.4, "low": 0.2, "high": 0.6}, "ties": ["uniform"]},
+        "settings": {"steps": 4}, "stopped": False,
+    }  # fmt: skip
+
+
+def order(html: str) -> list[str]:
+    return re.findall(r'<th scope="row">([^<]+)', html)
+
+
+def test_every_cell_explains_itself_and_markup_stays_text():
+    session = state.Session()
+    html = measured.render(session, report(), key="own")
+    assert html.index("Recommended: Mixture.") < html.index("<table")
+    cells = re.findall(r'<td class="num[^"]*" title="([^"]*)" aria-description="([^"]*)"', html)
+    assert len(cells) == 6 and all(a == b and len(a) > 40 for a, b in cells)
+    assert any("chance alone" in a and "Not told from 0 &lt;b&gt;" in a and "Lower is better" in a for a, _ in cells)
+    assert "matching needs a calibration" in html and "<b>.<" not in html and "Novel" not in html  # nothing measured there
+    assert "<b>0.200</b>" in html and html.count("<svg") == 1
+
+
+def test_sorting_turns_and_keeps_gaps_last():
+    session, found = state.Session(), report()
+    assert order(measured.render(session, found, key="own")) == ["Best single model", "Mix ", "Equal weights", "Matched blend"]
+    measured.sort(session, {"table": "own", "name": "kid"})
+    html = measured.render(session, found, key="own")
+    assert order(html) == ["Mix ", "Equal weights", "Best single model", "Matched blend"] and 'aria-sort="ascending"' in html
+    measured.sort(session, {"table": "own", "name": "kid"})
+    html = measured.render(session, found, key="own")
+    assert order(html) == ["Best single model", "Equal weights", "Mix ", "Matched blend"] and 'aria-sort="descending"' in html
+    measured.sort(session, {"table": "<x>", "name": "kid"})
+    assert set(session.sort) == {"own"}
+
+
+@pytest.mark.parametrize(("best", "decided"), [("mixture", True), ("mixture", False), ("single", True), ("single", False), (None, False)])
+def test_the_recommendation_in_japanese_says_the_same(best, decided):
+    session, found = state.Session(language="ja"), report()
+    found["recommendation"] |= {"method": best, "decided": decided}
+    said = measured.recommendation(session, found)
+    assert re.search(r"[\u3040-\u30ff]", said) and not re.search(r"[a-z]{5,}", said)
+    if best:
+        assert texts.say("ja", f"method.{best}") in said and ("偶然では" in said) == decided
+
+
+def test_digits():
+    values = (1234.4, 12.34, 0.1234, 0.001234, 0.00001234, 0.0, -0.02, float("nan"))
+    assert [measured.digits(v) for v in values] == ["1,234", "12.3", "0.123", "0.0012", "1.2e-05", "0.000", "-0.020", "–"]
+
+
+def test_dots_hold_every_number():
+    found = [{"value": -0.5, "low": None, "high": 0.1}, {"value": 2.0, "low": 1.0, "high": 3.0, "floor": 0.5}]
+    svg = charts.dots(["a & b", "c"], found, label="x")
+    assert "a &amp; b" in svg and ">-0.5<" in svg and ">2<" in svg
+    places = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="\d+" text-anchor="middle"', svg)]
+    assert places[0] < places[1] and all(190 <= x <= 520 for x in places)
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
+    return state.Session()
+
+
+def save(folder, count: int, seed: int) -> list[str]:
+    out = []
+    for n, image in enumerate(small.pictures(count, seed)):
+        image.save(folder / f"{seed}-{n}.png")
+        out.append(str(folder / f"{seed}-{n}.png"))
+    return out
+
+
+def test_fitted_images_are_no_evidence(session, tmp_path):
+    fitted, others = save(tmp_path, 3, 1), save(tmp_path, 4, 2)
+    target.upload(session, fitted)
+    measure.upload(session, [fitted[0], *others, others[0]])
+    assert len(session.held) == 4 and len(measure.held_out(session)) == 4
+    said = [sentence for _, sentence in session.notes["held"]]
+    assert len(said) == 2 and any(s == f"1-0.png: {texts.say('en', 'measure.fitted')}" for s in said)  # the other: the same picture twice
+    measure.clear(session, {})
+    assert measure.held_out(session) == [] and "held" not in session.notes
+
+
+def test_measuring_end_to_end(session, tmp_path, monkeypatch):
+    cards = {card.id: card for card in small.cards(tmp_path / "models")}
+    loaded = small.load_ensemble(list(cards.values()), device="cpu")
+    monkeypatch.setattr(engine, "cards", lambda: cards)
+    monkeypatch.setitem(engine._ensembles, engine.key_of(cards.values()), loaded)
+    target.upload(session, save(tmp_path, 6, 9))
+    session.selected, session.measure_count = list(cards), 16
+    session.plan = state.Plan(("a cat",), 0, 2, 2, ("single", "uniform", "yours"))
+    session.take_fit(small.fit(loaded), tuple(cards))
+    list(measure.run(session))
+    assert session.report is None  # no held-out images: nothing is measured
+    measure.upload(session, save(tmp_path, 8, 3))
+    list(measure.run(session))
+    assert session.notes.get("measure") is None
+    rows = {row["method"]: row for row in session.report["rows"]}
+    assert set(rows) == {"single", "uniform", "yours"} and session.report["key"] == measure.key(session)
+    assert all(np.isfinite(row["kid"]["value"]) for row in rows.values()) and rows["uniform"]["cost"]["evaluations"] == 6
+    html = measure.render_head(session)
+    assert 'id="measured"' in html and "older" not in html
+    session.plan.steps = 3
+    assert texts.say("en", "older") in measure.render_head(session)
+
+
+def test_stored_evidence_is_shown_where_it_is(session, tmp_path, monkeypatch):
+    import json
+
+    monkeypatch.setattr(measure, "FOLDER", tmp_path)
+    session.example = "valley"
+    assert measure.stored("valley") is None and "figures-shipped" not in measure.render_head(session)
+    (tmp_path / "valley.json").write_text(json.dumps(report()))
+    assert "figures-shipped" in measure.render_head(session)
+    assert measure.stored("../x") is None and measure.stored(None) is None
+
+
+def blocks(folder) -> list[tuple]:
+    path = save(folder, 1, 5)[0]
+    found = [{"value": 1, "low": 0, "high": 2}] * 2
+    return [("title", "Report"), ("lead", "One <b>sentence</b>."), ("heading", "A"), ("text", "word " * 2000),
+            ("table", ["a", "b"], [["x", "1\n2"]] * 80), ("subheading", "B"), ("pictures", [(path, "seed 1\n0.5")] * 30),
+            ("dots", "KID", ["m", "n"], found), ("code", '{"a": "' + "0123456789" * 60 + '"}')]  # fmt: skip
+
+
+def test_the_same_blocks_on_the_web_and_on_paper(tmp_path):
+    made = blocks(tmp_path)
+    page = paper.html(made, "en")
+    assert "One &lt;b&gt;sentence&lt;/b&gt;." in page and page.count("<img") == 30 and page.count("<tr>") == 81 and "<script" not in page
+    assert paper.pdf(made, tmp_path / "report.pdf")
+    content = (tmp_path / "report.pdf").read_bytes()
+    pages = len(re.findall(rb"/Type /Page\b", content))
+    assert content.startswith(b"%PDF") and pages >= 4 and len(content) < 3_000_000
+
+
+def test_lines_fit_their_width():
+    lines = paper.wrapped("a very long sentence 日本語の文章はどこでも改行できます " + "x" * 300, 200, 10)
+    assert all(paper._width(line, 10) <= 200 for line in lines) and "".join(lines).replace(" ", "").endswith("x" * 300)
+    assert len(lines) > 8
