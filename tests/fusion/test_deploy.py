@@ -16,13 +16,12 @@ import pytest
 import yaml
 from huggingface_hub.errors import HfHubHTTPError
 
-from fusion import hosting
+from fusion import hosting, processes
 from fusion.cli import main
 from fusion.deploy import DeployError, deploy, pins, render, requirements
 from fusion.manifest import FILE, Limits, ManifestError, checked, targets
 from fusion.stopping import Interrupted
 from models.catalog import REPOSITORY, catalog
-from tests.fusion import processes
 
 CONTENT = yaml.safe_load(FILE.read_text())
 

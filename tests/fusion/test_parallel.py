@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusion import parallel
+from fusion import parallel, processes
 from fusion.calibration import calibrate
 from fusion.commands.diary import Diary
 from fusion.gram import ResidualGram
@@ -24,7 +24,7 @@ from fusion.objective import fit_gram, picture_seeds, residual_gram
 from fusion.parallel import Team, pack, unpack
 from fusion.recipe import Recipe
 from models.loading import load_ensemble
-from tests.fusion import processes, small
+from tests.fusion import small
 from tests.fusion.world import Path
 
 EDGES = torch.linspace(-4, 6, 6, dtype=torch.float64)
