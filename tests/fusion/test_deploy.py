@@ -270,6 +270,14 @@ def test_a_hosted_page_holds_visitors_to_its_limits(at):
         engine.fit(cards[:2], [None] * 25, [""] * 25, levels=8, draws=1, job=job)
 
 
+def test_a_rendered_space_knows_its_target_without_being_told(at, space, monkeypatch):
+    """Its folder may have been pushed by hand, without the variable."""
+    at(None)
+    monkeypatch.setenv("SPACE_ID", "owner/space")
+    monkeypatch.setattr(hosting, "FILE", space.folder / "spaces.yaml")
+    assert hosting.target().name == "cpu-demo" and hosting.limits().images == 24 and hosting.hosted()
+
+
 def test_an_unknown_target_is_said(at):
     at("elsewhere")
     with pytest.raises(ManifestError, match="elsewhere"):

@@ -14,6 +14,7 @@ import torch
 
 from fusion import parallel, processes
 from fusion.calibration import calibrate
+from fusion.cli import main
 from fusion.commands.diary import Diary
 from fusion.gram import ResidualGram
 from fusion.kept import Kept, identities
@@ -108,6 +109,19 @@ def test_who_we_are_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
     with pytest.raises(ValueError, match="as many processes as GPUs"):
         parallel.join()
+
+
+def test_a_command_for_one_process_refuses_several_and_only_the_first_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, who in (("0", "error: "), ("1", "process 2 of 2: error: ")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["compare", "--models", "a", "b", "--target", "c"]) == 1
+        assert capsys.readouterr().err == f"{who}compare runs in one process: start it without accelerate launch\n"
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    assert main(["sample"]) == 1 and "only with --multi_gpu" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ the statistic
