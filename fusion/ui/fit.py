@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from . import charts, engine, jobs, models_section
+from . import charts, engine, jobs, models_section, texts
 from .panel import notes, progress, section
 
 WIDE = 0.5  # an interval this wide decides nothing
@@ -206,7 +206,7 @@ def follow(session, job):
 def explain(session, error: Exception) -> str:
     """Cause and cure. Our own errors are written for people; anything else is named, and the log has the rest."""
     if isinstance(error, (ValueError, FileNotFoundError)):
-        return session.tell("run.problem", reason=str(error))
+        return session.tell("run.problem", reason=texts.translate(session.language, str(error)))
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return session.tell("run.memory")
     return session.tell("run.failed", error=f"{type(error).__name__}: {error}"[:300])

@@ -145,7 +145,7 @@ def add(session, data: dict) -> None:
         card = card_for(typed)
         hosting.check(models=[card])  # a hosted page may offer its own models only
     except ValueError as error:
-        session.note("models", "bad", session.tell("models.refused", reason=str(error)))
+        session.note("models", "bad", session.tell("models.refused", reason=texts.translate(session.language, str(error))))
         return
     before = [c.id for c in chosen(session)]
     session.added[card.id] = card

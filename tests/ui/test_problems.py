@@ -1,0 +1,76 @@
+"""Refusals of models and methods reach Japanese visitors in Japanese. The real code raises them, so a changed sentence is noticed."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from fusion.methods import METHODS, SamplingPlan
+from fusion.ui import texts
+from models.catalog import card_for
+from models.loading import load_ensemble
+from tests import tiny
+from tests.conftest import tiny_card
+from tests.fusion import small
+
+
+def said(action) -> str:
+    """The Japanese of whatever `action` is refused with; also checks that English stays as it is."""
+    with pytest.raises(ValueError) as caught:
+        action()
+    sentence = str(caught.value)
+    assert texts.translate("en", sentence) == sentence
+    return texts.translate("ja", sentence)
+
+
+def japanese(sentence: str, *names: str) -> bool:
+    """Japanese, and no English words are left but `names` and what stands in brackets or quotes."""
+    bare = re.sub(r"「[^」]*」|（[^）]*）|\([^)]*\)", "", sentence)
+    for name in (*names, "SCOREFUSION_MODELS", "safetensors", "diffusers", "pickle", "LoRA", "Stable Diffusion"):
+        bare = bare.replace(name, "")
+    return bool(re.search(r"[\u3040-\u30ff]", sentence)) and not re.search(r"[A-Za-z]{5,}", bare)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    sd = tiny.portraits(root / "one")
+    pickled = tiny.portraits(root / "pickled", 1, sibling=sd)
+    (pickled / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
+    return {"sd": sd, "sd3": tiny.FAMILIES["sd3"](root / "three"), "pickled": pickled, "empty": root}
+
+
+def test_models_that_cannot_be_named():
+    for typed in ("/etc", "no/such/folder/here", "\0"):
+        assert japanese(said(lambda typed=typed: card_for(typed))), typed
+
+
+def test_models_that_cannot_be_loaded_or_fused(folders, tmp_path):
+    one = tiny_card("sd", folders["sd"])
+    refused = [
+        [one, tiny_card("sd3", folders["sd3"])],
+        [tiny_card("sd", folders["pickled"])],
+        [tiny_card("sd", tmp_path / "gone")],
+        [tiny_card("sd3", folders["sd"])],
+        [dataclasses.replace(one, sha256={"model_index.json": "0" * 64})],
+    ]
+    for cards in refused:
+        sentence = said(lambda cards=cards: load_ensemble(cards, device="cpu"))
+        assert japanese(sentence, str(tmp_path), "model_index.json", "SDXL", "Medium", "Diffusion", "Stable"), sentence
+
+
+def test_methods_that_cannot_run(tmp_path):
+    loaded = small.ensemble(tmp_path)
+    bare, plan = dataclasses.replace(small.fit(loaded), calibrated=None), SamplingPlan(["a cat"], [0], steps=2)
+    for name, fit in (("matched", bare), ("scorefusion", None), ("single", None), ("finetune", bare), ("finetune", None)):
+        sentence = said(lambda name=name, fit=fit: METHODS[name].cost(loaded, fit, plan))
+        assert japanese(sentence, "Fine-tuned", "the published method", "the best single model", METHODS[name].title), sentence
+
+
+def test_notes_of_images_and_figures():
+    from fusion.evaluation.columns import LOSS_NOTES, NO_LOSS
+
+    for sentence in (*NO_LOSS.values(), *LOSS_NOTES.values(), "effective sample size 9.3 of 16, 4 lineages left"):
+        assert japanese(texts.translate("ja", sentence)), sentence
