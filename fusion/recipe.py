@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,11 +19,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from fusion.methods import METHODS, Sample, SamplingPlan
 from fusion.methods.drawing import mean_weights, normalised, values_of
+from fusion.recipe_cards import described, known, same_model
 from fusion.recipe_schema import MAX_BYTES, VERSION, RecipeError, parse
 from fusion.weights import Weights
 
 KEY = "scorefusion"  # of the text chunk in PNG files
 MAX_PNG_BYTES = 64 * 1024 * 1024
+
+__all__ = ["KEY", "Recipe", "RecipeError", "described"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class Recipe:
     `prompts`, `seeds`, `steps`, `guidance`, `height`, `width`, `batch_size` as in `SamplingPlan`. `picture`: for a recipe inside an image,
     the index of that image among those the recipe draws (an image is drawn in the company it was first drawn in, since rounding depends
     on the batch). `metrics`: what was measured, free form. `environment`: versions and device it was made with, for information.
+    `trained`: of a method that trains, the file it draws with: its name, sha256, and the member it belongs to. The file lies beside the
+    recipe or its images: saving writes it there (`record`, where the recipe was made), drawing looks for it there (`folder`, where it was
+    read).
     """
 
     models: tuple[Mapping, ...]
@@ -50,13 +57,21 @@ class Recipe:
     picture: int | None = None
     metrics: Mapping = field(default_factory=dict)
     environment: Mapping = field(default_factory=dict)
+    trained: Mapping | None = None
     version: int = VERSION
+    record: Any = field(default=None, compare=False, repr=False)
+    folder: Path | None = field(default=None, compare=False, repr=False)
 
     # ---------------------------------------------------------------- making one
 
     @classmethod
-    def of(cls, ensemble, method: str, plan: SamplingPlan, weights=None, *, metrics: Mapping | None = None) -> Recipe:
-        """The recipe of a run. `weights`: `Weights` or array as applied (None: the plan's own). Raises RecipeError for unusable values."""
+    def of(cls, ensemble, method: str, plan: SamplingPlan, weights=None, *, metrics: Mapping | None = None, trained=None) -> Recipe:
+        """The recipe of a run. `weights`: `Weights` or array as applied (None: the plan's own). `trained`: what a method that trains drew
+        with (None: the plan's own; the weights are then its member's). Raises RecipeError for unusable values.
+        """
+        trained = plan.trained if trained is None else trained
+        if weights is None and trained is not None:
+            weights = np.eye(len(ensemble.members))[ensemble.names.index(trained.member)]
         weights = plan.weights if weights is None else weights
         if weights is None:
             raise RecipeError("a recipe needs the weights that were used: pass those of the fit or of the samples")
@@ -68,15 +83,16 @@ class Recipe:
             strata=None if strata is None else _tuples(strata), how=str(getattr(weights, "how", ""))[:400], steps=plan.steps,
             guidance=float(plan.guidance), height=plan.height, width=plan.width, batch_size=plan.batch_size,
             metrics=dict(metrics or {}), environment=_environment(ensemble),
+            trained=None if trained is None else {"file": trained.file, "sha256": trained.sha256, "member": trained.member},
         )  # fmt: skip
-        return cls.from_json(recipe.to_json())  # what we write is held to what we read
+        return replace(cls.from_json(recipe.to_json()), record=trained)  # what we write is held to what we read
 
     @classmethod
     def of_sample(cls, ensemble, sample: Sample, plan: SamplingPlan, *, metrics: Mapping | None = None) -> Recipe:
         """The recipe to write into one image: it draws the image's own batch and says which of it this is."""
         batch = plan.with_(prompts=[p for p, _ in sample.batch], seeds=[s for _, s in sample.batch])
         applied = np.eye(len(ensemble.members))[ensemble.names.index(sample.member)] if sample.method == "single" else sample.applied
-        return replace(cls.of(ensemble, sample.method, batch, applied, metrics=metrics), picture=sample.place)
+        return replace(cls.of(ensemble, sample.method, batch, applied, metrics=metrics, trained=sample.trained), picture=sample.place)
 
     # ---------------------------------------------------------------- reading
 
@@ -115,19 +131,24 @@ class Recipe:
                 start = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise RecipeError(f"{path.name} cannot be opened ({error.strerror}): check the name") from None
-        return cls.from_png(path) if start.startswith(b"\x89PNG") else cls.from_json(start)
+        return replace(cls.from_png(path) if start.startswith(b"\x89PNG") else cls.from_json(start), folder=path.parent)
 
     # ---------------------------------------------------------------- writing
 
     def to_json(self, indent: int | None = 2) -> str:
         """Valid JSON, keys in the order of the fields. Raises RecipeError for metrics that JSON cannot hold."""
         try:
-            return json.dumps(_plain(asdict(self)), indent=indent, ensure_ascii=False, allow_nan=False)
+            kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("record", "folder")}
+            if self.trained is None:
+                del kept["trained"]  # recipes of all other methods stay readable for earlier versions
+            return json.dumps(_plain(kept), indent=indent, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             cause = f"the recipe holds a value that cannot be written ({error})"
             raise RecipeError(f"{cause}: weights and metrics must be finite numbers") from None
 
     def save(self, path: str | Path) -> Path:
+        """Write the recipe, and beside it the file of what was trained."""
+        self._save_trained(Path(path).parent)
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
         return Path(path)
 
@@ -138,10 +159,30 @@ class Recipe:
         return info
 
     def save_png(self, image: Image.Image, path: str | Path) -> Path:
+        """Write an image with the recipe inside, and beside it the file of what was trained."""
+        self._save_trained(Path(path).parent)
         image.save(path, format="PNG", pnginfo=self.png_info())
         return Path(path)
 
+    def _save_trained(self, folder: Path) -> None:
+        if self.record is not None:
+            self.record.save_in(folder)
+
     # ---------------------------------------------------------------- using
+
+    def load_trained(self, folder: str | Path | None = None):
+        """What a method that trains drew with, from the file in `folder` (beside the recipe where it was read). Raises RecipeError."""
+        from fusion.transfer.trained import Trained, TrainedError
+
+        folder = self.folder if folder is None else folder
+        if self.record is not None:
+            return self.record
+        if folder is None:
+            raise RecipeError(f"this recipe draws with {self.trained['file']}, which lies beside it: load the recipe from its own folder")
+        try:
+            return Trained.load(Path(folder) / self.trained["file"], self.trained["sha256"])
+        except TrainedError as error:
+            raise RecipeError(f"this recipe's {self.method} cannot be drawn here: {error}") from None
 
     def cards(self, catalog: Mapping, local: Mapping | None = None) -> list:
         """The cards of the members: from `local` (id -> card of models that are no catalogue entries), then the catalogue.
@@ -149,7 +190,7 @@ class Recipe:
         Raises RecipeError for a model that is in neither, or whose revision or hashes are not those of the recipe.
         """
         local = local or {}
-        return [_same(model, local[model["id"]] if model["id"] in local else _known(model, catalog)) for model in self.models]
+        return [same_model(model, local[model["id"]] if model["id"] in local else known(model, catalog)) for model in self.models]
 
     def as_weights(self) -> Weights:
         return Weights(
@@ -159,7 +200,9 @@ class Recipe:
         )  # fmt: skip
 
     def plan(self, **changes) -> SamplingPlan:
-        """The plan of the run; `changes` adds stop and progress."""
+        """The plan of the run; `changes` adds stop and progress. Raises RecipeError where what was trained is not there."""
+        if self.trained is not None and changes.get("trained") is None:
+            changes["trained"] = self.load_trained()
         weights = self.as_weights() if self.strata is not None else normalised(np.array(self.weights, dtype=float))
         plan = SamplingPlan(
             list(self.prompts), list(self.seeds), self.steps, self.guidance, self.height, self.width, weights, batch_size=self.batch_size
@@ -180,38 +223,7 @@ class Recipe:
         return f"{parts}, {METHODS[self.method].title}, {images} image{'s' if images != 1 else ''}"
 
 
-# ------------------------------------------------------------------------------------------------ models
-
-def _known(model: Mapping, catalog: Mapping):
-    if model["id"] in catalog:
-        return catalog[model["id"]]
-    names = ", ".join(sorted(catalog)[:12])
-    raise RecipeError(f"this recipe names the model {model['id']!r}, which is not installed here: add it first. Known models: {names}")
-
-
-def _same(model: Mapping, card):
-    """`card`, or RecipeError when it is not the model that the recipe was made with."""
-    for name in ("revision", "adapter_revision"):
-        if model.get(name) and getattr(card, name) and model[name] != getattr(card, name):
-            here = getattr(card, name)
-            raise RecipeError(f"{card.id} is here at {name} {here} and the recipe was made with {model[name]}: install that one")
-    wrong = [file for file, digest in card.sha256.items() if model.get("sha256", {}).get(file, digest) != digest]
-    if wrong:
-        raise RecipeError(f"{card.id} here is not the recipe's: {wrong[0]} has another hash. Install the version it was made with")
-    return card
-
-
 # ------------------------------------------------------------------------------------------------ small conversions
-
-def described(card) -> dict:
-    """What a recipe keeps of a card; absolute folders by their name alone, since paths tell who made it."""
-    kept = {name: getattr(card, name) for name in ("id", "title", "family", "source", "revision", "adapter", "adapter_revision")}
-    for name in ("id", "source", "adapter"):
-        if kept[name] and Path(kept[name]).is_absolute():
-            kept[name] = Path(kept[name]).name
-    kept |= {"prompt_template": card.prompt_template, "sha256": dict(card.sha256)}
-    return {key: value for key, value in kept.items() if value not in (None, "", {})}
-
 
 def _environment(ensemble) -> dict[str, str]:
     found = {"device": str(ensemble.device), "dtype": str(ensemble.dtype).removeprefix("torch.")}

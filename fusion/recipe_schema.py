@@ -8,7 +8,7 @@ import math
 import jsonschema
 import numpy as np
 
-from fusion.methods import METHODS
+from fusion.methods import METHODS, TRAINED
 
 VERSION = 1
 MAX_BYTES = 1_000_000
@@ -53,6 +53,15 @@ SCHEMA = {
         "batch_size": {"type": "integer", "minimum": 1, "maximum": 256},
         "picture": {"type": ["integer", "null"], "minimum": 0, "maximum": 4095},
         "metrics": {"type": "object"},
+        "trained": {
+            "type": "object",
+            "required": ["file", "sha256", "member"],
+            "additionalProperties": False,
+            "properties": {
+                "file": {"type": "string", "maxLength": 120, "pattern": r"^[A-Za-z0-9][A-Za-z0-9_-]*\.safetensors$"},  # a name, no path
+                "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "member": _NAME,
+            },
+        },
         "environment": {"type": "object", "maxProperties": 20, "additionalProperties": _TEXT},
     },
 }
@@ -102,6 +111,10 @@ def check(content: object) -> None:
     _check_weights(content)
     if content["method"] not in METHODS:
         raise RecipeError(f"this recipe asks for the unknown method {content['method']!r}: use one of {', '.join(METHODS)}")
+    trains = content["method"] in TRAINED
+    if trains != ("trained" in content):
+        raise RecipeError(f"this recipe of {content['method']} {'lacks' if trains else 'must not have'} `trained`, the file of what was "
+                          "trained: save the recipe again")  # fmt: skip
     prompts, seeds = len(content["prompts"]), len(content["seeds"])
     if prompts != seeds and 1 not in (prompts, seeds):
         raise RecipeError(f"this recipe has {prompts} prompts and {seeds} seeds: give equally many, or one of either")

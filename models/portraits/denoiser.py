@@ -79,6 +79,32 @@ def fresh_denoiser() -> tuple[Denoiser, CLIPTokenizer]:
     return denoiser, tokenizer
 
 
+def captioned(population: np.ndarray, rng: np.random.Generator, kinds: dict[str, float]) -> tuple[int, str, np.ndarray, int | None]:
+    """A portrait's index, a caption of it, and what that admits: a distribution over the 18 cells, the profession (None: any).
+
+    population: `(3, 6)`; kinds: probabilities of `KINDS`. What a caption leaves open follows the population.
+    """
+    kind = rng.choice(list(kinds), p=list(kinds.values()))
+    names, tones, jobs = list(PRESENTATIONS), list(TONES), list(PROFESSIONS)
+    job, p, t = rng.integers(16), rng.integers(3), rng.integers(6)
+    allowed = np.zeros((3, 6))
+    if kind == "both":
+        allowed[p, t] = 1
+        text = caption(jobs[job], names[p], tones[t])
+    elif kind == "presentation":
+        allowed[p] = population[p]
+        text = caption(jobs[job], presentation=names[p])
+    elif kind == "tone":
+        allowed[:, t] = population[:, t]
+        text = caption(jobs[job], tone=tones[t])
+    else:
+        allowed[:] = population
+        text = caption(jobs[job]) if kind == "bare" else ""
+    cells = (allowed / allowed.sum()).ravel()
+    cell = rng.choice(18, p=cells)
+    return int(job * 18 + cell), text, cells, None if kind == "empty" else int(job)
+
+
 @dataclass
 class World:
     """What a member is trained on: cached latents, a population, captions; draws batches with their exact targets.
@@ -110,26 +136,7 @@ class World:
         return torch.stack([self.ids[text] for text in texts]).to(self.latents.device)
 
     def draw(self, rng: np.random.Generator) -> tuple[int, str, np.ndarray, int | None]:
-        """A portrait's index, a caption of it, and what that admits: a distribution over the 18 cells, the profession (None: any)."""
-        kind = rng.choice(KINDS, p=self.kinds)
-        names, tones, jobs = list(PRESENTATIONS), list(TONES), list(PROFESSIONS)
-        job, p, t = rng.integers(16), rng.integers(3), rng.integers(6)
-        allowed = np.zeros((3, 6))
-        if kind == "both":
-            allowed[p, t] = 1
-            text = caption(jobs[job], names[p], tones[t])
-        elif kind == "presentation":
-            allowed[p] = self.population[p]
-            text = caption(jobs[job], presentation=names[p])
-        elif kind == "tone":
-            allowed[:, t] = self.population[:, t]
-            text = caption(jobs[job], tone=tones[t])
-        else:
-            allowed[:] = self.population
-            text = caption(jobs[job]) if kind == "bare" else ""
-        cells = (allowed / allowed.sum()).ravel()
-        cell = rng.choice(18, p=cells)
-        return int(job * 18 + cell), text, cells, None if kind == "empty" else int(job)
+        return captioned(self.population, rng, dict(zip(KINDS, self.kinds)))
 
     def posterior_mean(self, x_t: Tensor, a: Tensor, s: Tensor, cells: np.ndarray, jobs: list[int | None]) -> Tensor:
         """`E[x0 | x_t, caption]` over the training set, `(B, D)`; row b admits profession `jobs[b]` (None: all) with `cells[b]` `(18,)`."""

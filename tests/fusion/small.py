@@ -45,3 +45,22 @@ def fit(members, calibrated: bool = True):
     """A `Fit` to six pictures, calibrated on 12 pictures a member."""
     own = [gram(members, pictures(12, seed, 60 * seed), seed=seed) for seed in range(3)]
     return fit_all(gram(members, pictures(6, 9, 40)), Calibration.from_grams(own) if calibrated else None)
+
+
+def code(members, dimensions: int = 4):
+    """A representation that nobody taught, for the prompts of these models."""
+    from fusion.transfer.networks import conditions
+    from fusion.transfer.sources import fresh
+
+    return fresh(members, conditions(members, 0, list(PROMPTS))[1], dimensions).requires_grad_(False)
+
+
+def trained(members, method: str):
+    """What a method that trains leaves after four hasty steps on six pictures."""
+    from fusion.transfer.adapting import adapt
+    from fusion.transfer.training import Schedule
+
+    few = Schedule(steps=4, batch=4, rate=3e-2, every=2, patience=None, warmup=1, average_over=1)
+    reads = None if method == "finetune" else code(members)
+    return adapt(members, 1, pictures(6, 9, 40), [PROMPTS[i % 3] for i in range(6)], method=method, representation=reads,
+                 freeze=method == "transfer", schedule=few)  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.methods import METHODS, MethodError, SamplingPlan
+from fusion.methods import METHODS, TRAINED, MethodError, SamplingPlan
 from fusion.methods import drawing as drawing_module
 from fusion.methods.drawing import checked_weights, memory_ratio, normalised
 from fusion.methods.mixture import route
@@ -68,7 +68,7 @@ def test_impossible_plans_are_refused(changes):
 def test_every_method_draws_every_job_and_names_itself(ensemble, fit):
     matched = dataclasses.replace(fit, matched=Weights(np.array([0.2, 0.3, 0.5]), None, ensemble.names, "matched"))
     for name, method in METHODS.items():
-        samples = list(method.run(ensemble, matched, plan()))
+        samples = list(method.run(ensemble, matched, plan(trained=small.trained(ensemble, name) if name in TRAINED else None)))
         assert sorted((s.prompt, s.seed) for s in samples) == plan().jobs
         assert {s.method for s in samples} == {name} and all(s.image.size == (32, 32) for s in samples)
         assert all(s.weights.shape == (3,) and abs(s.weights.sum() - 1) < 1e-9 for s in samples)

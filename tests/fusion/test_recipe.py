@@ -71,6 +71,7 @@ CASES = {
     "single": [0, 1, 0], "uniform": [1 / 3, 1 / 3, 1 / 3], "scorefusion": [0.3, 0.3, 0.4], "mixture": [0.5, 0.2, 0.3],
     "matched": [0.2, 0.0, 0.8], "scorefusion_levels": None, "barycenter": [0.2, 0.3, 0.5], "superposition": [0.5, 0.2, 0.3],
     "superposition_and": [0.5, 0.0, 0.5], "merge": [0.6, 0.0, 0.4], "switch": [0, 0, 1],
+    "finetune": "trained", "transfer": "trained", "transfer_unfrozen": "trained", "scratch": "trained",
 }  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def test_an_image_is_drawn_again_to_the_last_pixel(ensemble, tmp_path, method):
     if weights is None:
         rows = np.array([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]])
         weights = Weights(rows, None, ensemble.names, "levels", np.array([-6.0, 0.1, 9.2]))
-    drawn = plan(weights=weights)
+    drawn = plan(trained=small.trained(ensemble, method)) if weights == "trained" else plan(weights=weights)
     for number, sample in enumerate(METHODS[method].run(ensemble, None, drawn)):
         file = Recipe.of_sample(ensemble, sample, drawn).save_png(sample.image, tmp_path / f"{number}.png")
         again = list(Recipe.load(file).run(ensemble))

@@ -1,0 +1,38 @@
+"""The models of a recipe: what is kept of a card, and whether the card that is here is the one that was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fusion.recipe_schema import RecipeError
+
+
+def described(card) -> dict:
+    """What a recipe keeps of a card; absolute folders by their name alone, since paths tell who made it."""
+    kept = {name: getattr(card, name) for name in ("id", "title", "family", "source", "revision", "adapter", "adapter_revision")}
+    for name in ("id", "source", "adapter"):
+        if kept[name] and Path(kept[name]).is_absolute():
+            kept[name] = Path(kept[name]).name
+    kept |= {"prompt_template": card.prompt_template, "sha256": dict(card.sha256)}
+    return {key: value for key, value in kept.items() if value not in (None, "", {})}
+
+
+def known(model: Mapping, catalog: Mapping):
+    """The catalogue's card of a recipe's model. Raises RecipeError when there is none."""
+    if model["id"] in catalog:
+        return catalog[model["id"]]
+    names = ", ".join(sorted(catalog)[:12])
+    raise RecipeError(f"this recipe names the model {model['id']!r}, which is not installed here: add it first. Known models: {names}")
+
+
+def same_model(model: Mapping, card):
+    """`card`, or RecipeError when it is not the model that the recipe was made with."""
+    for name in ("revision", "adapter_revision"):
+        if model.get(name) and getattr(card, name) and model[name] != getattr(card, name):
+            here = getattr(card, name)
+            raise RecipeError(f"{card.id} is here at {name} {here} and the recipe was made with {model[name]}: install that one")
+    wrong = [file for file, digest in card.sha256.items() if model.get("sha256", {}).get(file, digest) != digest]
+    if wrong:
+        raise RecipeError(f"{card.id} here is not the recipe's: {wrong[0]} has another hash. Install the version it was made with")
+    return card

@@ -1,0 +1,130 @@
+"""Phase 2: fit one member to a few target images by a small LoRA, with its prompts read as they are or through a representation.
+
+The early stopping looks at held-out ones of the target images, at the same noise every time.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fusion.transfer.networks import RANK, TransferError, adapted, plain_attention, task_of, trainable_copy
+from fusion.transfer.representation import Representation
+from fusion.transfer.task import Condition, Task, same
+from fusion.transfer.trained import Trained
+from fusion.transfer.training import Schedule, train
+from models.ensemble import Ensemble
+
+SCHEDULE = Schedule(steps=300, batch=16, rate=1e-3, every=25, patience=4, average_over=20)
+LEVELS = 8  # noise levels of every held-out image at a look
+
+
+def split(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Indices `(training, held out)` of `count` images: a quarter, at least one, is held out. TransferError for fewer than 2."""
+    if count < 2:
+        raise TransferError(f"training needs at least 2 target images, one of them to tell when to stop, but there is {count}: add images")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held = max(1, round(count / 4))
+    return order[held:].sort().values, order[:held].sort().values
+
+
+@dataclass(frozen=True, eq=False)
+class _Bench:
+    """What one adaptation works on: member k's trainable copy, its LoRA, the representation, all that is trained, the target's task."""
+
+    network: nn.Module
+    lora: Mapping[str, nn.Parameter]
+    code: Representation | None
+    parameters: Mapping[str, nn.Parameter]
+    task: Task
+
+    @classmethod
+    def of(cls, ensemble: Ensemble, k: int, images, prompts, representation, freeze: bool, rank: int, seed: int) -> _Bench:
+        network, lora = trainable_copy(ensemble.members[k], rank, seed)
+        plain_attention(network)
+        code, parameters = None, dict(lora)
+        if representation is not None:
+            code = copy.deepcopy(representation).to(network.device).requires_grad_(not freeze)
+            parameters |= {} if freeze else {f"representation.{name}": p for name, p in code.named_parameters()}
+        return cls(network, lora, code, parameters, task_of(ensemble, k, network, list(images), list(prompts)))
+
+    @property
+    def represent(self) -> Callable[[Condition], Condition]:
+        return self.code or same
+
+
+def adapt(ensemble: Ensemble, k: int, images: Sequence[Image.Image], prompts: Sequence[str], *, method: str,
+          representation: Representation | None = None, freeze: bool = True, rank: int = RANK, schedule: Schedule | None = None,
+          notes: Mapping | None = None, progress: Callable[[int, int, str], None] | None = None,
+          stop: Callable[[], bool] | None = None) -> Trained:  # fmt: skip
+    """Train a LoRA on member k (Hu et al. 2021) for these images; nothing of the ensemble changes.
+
+    representation: what prompts go through; `freeze=False` trains it, too (a copy of it). When `stop()` turns true, what was best so far is
+    kept. schedule: None for `SCHEDULE`. Raises TransferError for fewer than 2 images and for networks that cannot be trained.
+    """
+    schedule = schedule or SCHEDULE
+    fitted, held = split(len(images), schedule.seed)
+    bench = _Bench.of(ensemble, k, images, prompts, representation, freeze, rank, schedule.seed)
+    task, judge, batch = bench.task.part(fitted), bench.task.part(held), _batch(schedule, len(fitted))
+    course = train(
+        bench.parameters, lambda generator: task.loss(bench.represent, generator, batch), schedule,
+        held_out=lambda: judge.measure(bench.represent, levels=LEVELS).mean().item(), progress=progress, stop=stop,
+        message=f"training {ensemble.names[k]} on {len(task)} images",
+    )  # fmt: skip
+    kept = {name: p.detach().cpu().clone() for name, p in bench.lora.items()}
+    code = None if bench.code is None else bench.code.cpu().requires_grad_(False)
+    return Trained(method, ensemble.names[k], rank, kept, course, (len(fitted), len(held)), code, dict(notes or {}))
+
+
+def _batch(schedule: Schedule, images: int) -> int:
+    """Twice as many noisy copies a step as there are images, at most: more of so few say little more."""
+    return min(schedule.batch, 2 * images)
+
+
+def with_trained(ensemble: Ensemble, trained: Trained) -> Ensemble:
+    """The ensemble of the one adapted member. Raises TransferError when it is not among the members, TrainedError when it is another."""
+    if trained.member not in ensemble.names:
+        raise TransferError(f"this was trained on {trained.member}, which is not among {', '.join(ensemble.names)}: choose it, too")
+    k = ensemble.names.index(trained.member)
+    network, lora = trainable_copy(ensemble.members[k], trained.rank)
+    trained.fill(lora)
+    network.requires_grad_(False)
+    code = trained.representation
+    return adapted(ensemble, k, network, None if code is None else copy.deepcopy(code).to(network.device))
+
+
+_paces: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # network -> seconds of a forward pass, per image
+
+
+def seconds(ensemble: Ensemble, k: int, images: int, schedule: Schedule | None = None) -> float:
+    """How long `adapt` takes here on so many images if it is not stopped early; from one timed forward pass, see `pace`."""
+    schedule = schedule or SCHEDULE
+    fitted, held = split(images, schedule.seed)
+    looks = 1 + schedule.steps // schedule.every
+    copies = 3 * schedule.steps * _batch(schedule, len(fitted)) + looks * 2 * LEVELS * len(held)  # backward costs two forward passes
+    return copies * pace(ensemble, k)
+
+
+def pace(ensemble: Ensemble, k: int) -> float:
+    """Seconds of member k's forward pass for one image, in the precision and batch of training; timed once for each network."""
+    network = ensemble.members[k].network
+    if network not in _paces:
+        copied, _ = trainable_copy(ensemble.members[k], 0)
+        plain_attention(copied)
+        task = task_of(ensemble, k, copied, [Image.new("RGB", ensemble.size[::-1])], [""])
+        begun = time.perf_counter()
+        task.measure(same, levels=1)  # also prepares kernels: the second pass counts, unless even this one is long
+        if time.perf_counter() - begun < 5:
+            begun, copies = time.perf_counter(), 8
+            task.measure(same, levels=copies // 2)
+        else:
+            copies = 2
+        _paces[network] = (time.perf_counter() - begun) / copies
+    return _paces[network]
