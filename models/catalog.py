@@ -7,94 +7,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 
 import yaml
 
+from .card import REPOSITORY, ModelCard, hub_file, is_hub_id, local_path
 from .errors import ModelError
-from .families import FAMILIES, family_of
-from .integrity import ADAPTER, folder_hashes, read_json, refuse_pickles
+from .families import family_of
+from .integrity import ADAPTER, folder_hashes, full_header, read_json, refuse_pickles
 
 __all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id"]
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 ROOTS = "SCOREFUSION_MODELS"  # environment variable: further folders below which a typed path may lie, separated like PATH
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-HASH = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """One model on offer.
-
-    source, adapter: a path relative to the repository, an absolute path, or a hub id `owner/name` (a LoRA may name its file,
-    `owner/name/file.safetensors`). revision: the hub commit. sha256: `{path below the folder: hash}`, an adapter's files under `adapter:`;
-    empty means unchecked. limits: what it is not for, one sentence each. population: `(3, 6)` over presentation and tone, portraits only.
-    calibration, thumbnail: paths below assets/.
-    """
-
-    id: str
-    title: str
-    family: str
-    source: str
-    revision: str | None = None
-    adapter: str | None = None
-    adapter_revision: str | None = None
-    prompt_template: str = "{prompt}"
-    licence: str = ""
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    summary: str = ""
-    limits: tuple[str, ...] = ()
-    thumbnail: str | None = None
-    population: tuple[tuple[float, ...], ...] | None = None
-    calibration: str | None = None
-
-    def __post_init__(self) -> None:
-        where = f"card '{self.id}'"
-        for name in ("id", "title", "family", "source", "prompt_template"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
-                raise ModelError(f"{where} needs a {name}: write it as text")
-        if self.family not in FAMILIES:
-            raise ModelError(f"{where} has the unknown family '{self.family}': use one of {', '.join(FAMILIES)}")
-        if "{prompt}" not in self.prompt_template:
-            raise ModelError(f"{where}: the prompt template '{self.prompt_template}' must say where the prompt goes, as {{prompt}}")
-        for name in ("revision", "adapter_revision"):
-            if getattr(self, name) is not None and not COMMIT.fullmatch(str(getattr(self, name))):
-                raise ModelError(f"{where}: {name} must be a full commit (40 hexadecimal digits), because branches and tags can move")
-        bad = [path for path, value in self.sha256.items() if not HASH.fullmatch(str(value))]
-        if bad:
-            raise ModelError(f"{where}: the sha256 of {bad[0]} must be 64 hexadecimal digits")
-        if self.population is not None:
-            _check_population(self.population, where)
-
-    @property
-    def is_hub(self) -> bool:
-        """Whether the source must be fetched from the hub."""
-        return is_hub_id(self.source)
-
-    def __hash__(self) -> int:
-        return hash((self.id, self.source, self.revision, self.adapter, self.adapter_revision))
-
-
-def _check_population(table: tuple[tuple[float, ...], ...], where: str) -> None:
-    total = sum(sum(row) for row in table)
-    if len(table) != 3 or any(len(row) != 6 or min(row) < 0 for row in table) or abs(total - 1) > 1e-6:
-        raise ModelError(f"{where}: the population must be 3 rows of 6 shares that sum to 1, not {total:.4f}")
-
-
-def local_path(source: str) -> Path:
-    """The path a local source means: as it is when absolute, below the repository otherwise."""
-    return Path(source) if Path(source).is_absolute() else REPOSITORY / source
-
-
-def is_hub_id(source: str) -> bool:
-    """`owner/name`, unless a folder of that name lies in the repository."""
-    return bool(HUB_ID.fullmatch(source)) and not local_path(source).exists()
 
 
 # ------------------------------------------------------------------------------------------------ the shipped catalog
@@ -165,39 +92,45 @@ catalog = Catalog(Path(__file__).with_name("catalog.yaml"), Path(__file__).with_
 
 # ------------------------------------------------------------------------------------------------ what a user typed
 
-def card_for(source: str, *, adapter: str | None = None, revision: str | None = None, family: str | None = None) -> ModelCard:
-    """A card for a hub id, or a folder below an allowed root (the repository, or those named by SCOREFUSION_MODELS).
+def card_for(source: str, *, adapter: str | None = None, revision: str | None = None, family: str | None = None,
+             prediction: str | None = None, components: str | None = None) -> ModelCard:  # fmt: skip
+    """A card for a hub id, or for a folder or file below an allowed root (the repository, or those named by SCOREFUSION_MODELS).
 
-    Raises ModelError for anything else. A hub model without `family` is looked up when it is loaded; give it to be refused earlier.
+    family, prediction: what the model is, where its files are silent or wrong. components: a companion for a single file. Raises ModelError
+    for what cannot be used. A hub model without `family` is looked up (small files and headers alone); give it to be refused later.
     """
-    source = source.strip()
-    if is_hub_id(source):
+    from .checkpoint import checked_prediction, detect
+
+    source, prediction = source.strip(), checked_prediction(prediction, family)
+    if is_hub_id(source) or hub_file(source):
         if family is None:
             from .sources import hub_family
 
-            family, revision = hub_family(source, revision)
+            family, revision = hub_family(source, revision, prediction)
     else:
-        folder = _allowed(source)
-        refuse_pickles(folder, folder.name)
-        if folder.is_file():
-            raise ModelError(f"'{folder.name}' is a single file: convert it to a diffusers folder with "
-                             "StableDiffusionPipeline.from_single_file(...).save_pretrained(...), or add a LoRA to its base")  # fmt: skip
-        found = family_of(str(read_json(folder / "model_index.json", folder.name).get("_class_name"))).name
+        place = _allowed(source)
+        refuse_pickles(place, place.name)
+        if place.is_file():
+            found = detect(full_header(place, place.name), place.name, family=family, prediction=prediction).family.name
+        else:
+            found = family_of(str(read_json(place / "model_index.json", place.name).get("_class_name"))).name
         if family not in (None, found):
-            raise ModelError(f"'{folder.name}' is of family {found}, not {family}")
-        source, family = str(folder), found
-    if adapter is not None and not (is_hub_id(adapter) or _hub_file(adapter)):
-        path = _allowed(adapter)
-        refuse_pickles(path, path.name)
-        adapter = str(path)
+            raise ModelError(f"'{place.name}' is of family {found}, not {family}")
+        source, family, prediction = str(place), found, checked_prediction(prediction, found)
+    adapter, components = _beside(adapter), _beside(components)
     title = (adapter or source).removesuffix(".safetensors").rstrip("/").rsplit("/", 1)[-1]
     name = source if adapter is None else f"{source}+{adapter}"
-    return ModelCard(id=name, title=title, family=family, source=source, revision=revision, adapter=adapter,
-                     licence="not stated: look at its source", summary="Added by hand.")  # fmt: skip
+    return ModelCard(id=name, title=title, family=family, source=source, revision=revision, adapter=adapter, prediction=prediction,
+                     components=components, licence="not stated: look at its source", summary="Added by hand.")  # fmt: skip
 
 
-def _hub_file(adapter: str) -> bool:
-    return adapter.endswith(".safetensors") and adapter.count("/") == 2 and not local_path(adapter).exists() and not adapter.startswith("/")
+def _beside(typed: str | None) -> str | None:
+    """An adapter or companion as a card keeps it: a hub id as it is, a path only below an allowed root and without pickles."""
+    if typed is None or is_hub_id(typed.partition("@")[0]) or hub_file(typed):
+        return typed
+    path = _allowed(typed)
+    refuse_pickles(path, path.name)
+    return str(path)
 
 
 def _allowed(typed: str) -> Path:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import pieces as single
 from .catalog import ModelCard
+from .checkpoint import Checkpoint, checked_prediction
 from .errors import ModelError
 from .families import Family, family_of
-from .integrity import HASHED, header, read_json, refuse_pickles, same_tensors, weight_files
+from .integrity import HASHED, Readers, header, read_json, readers, refuse_pickles, same_tensors, weight_files
+from .pieces import COMPANION, FILE, Piece
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # where components may come from; `stable_diffusion` is diffusers' own
 ENCODER = ("encoder.", "quant_conv.")  # the half of an autoencoder that decides what a latent means
@@ -21,10 +24,14 @@ NOTES = {"transformers_version", "torch_dtype", "dtype", "is_local", "local_file
 
 @dataclass(frozen=True)
 class Description:
-    """What configuration files say about one card: enough to refuse it."""
+    """What configuration files and headers say about one card: enough to refuse it.
+
+    folder: the diffusers folder, for a single-file model that of its companion, if any. file: where a single file lies, None before it is
+    fetched; pieces: where its parts come from. warnings: what a person should know, one sentence each.
+    """
 
     card: ModelCard
-    folder: Path
+    folder: Path | None
     adapter: Path | None
     family: Family
     pipeline_class: str
@@ -32,10 +39,52 @@ class Description:
     network: Mapping
     autoencoder: Mapping
     scheduler: Mapping
+    checkpoint: Checkpoint | None = None
+    file: Path | None = None
+    pieces: Mapping[str, Piece] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.card.title
+
+    @property
+    def key(self) -> tuple:
+        """Equal for models that are loaded from the same files in the same way."""
+        places = tuple(place and place.resolve() for place in (self.folder, self.file))
+        return (*places, self.scheduler.get("prediction_type") if self.card.prediction else None)
+
+    def place(self, part: str) -> Path | None:
+        """The folder that holds a part; None where it lies in the single file or is built here."""
+        if self.folder is None or (self.checkpoint is not None and self.pieces[part].origin != COMPANION):
+            return None
+        return self.folder / part
+
+    @property
+    def autoencoder_is_here(self) -> bool:
+        return self.place("vae") is not None or self.file is not None
+
+    def autoencoder_tensors(self) -> Readers:
+        """The half of the autoencoder that decides what a latent means, by name."""
+        if place := self.place("vae"):
+            return readers(place, ENCODER, self.name)
+        found = single.tensors(self.checkpoint, self.file, "vae", self.pieces["vae"], ENCODER)
+        return {name: (lambda tensor=tensor: tensor) for name, tensor in found.items()}
+
+
+def describe_file(card: ModelCard, checkpoint: Checkpoint, file: Path | None, companion: Path | None, adapter: Path | None) -> Description:
+    """The same for a single-file checkpoint, from its header. Raises ModelError when it is incomplete, damaged, or another family's."""
+    if checkpoint.family.name != card.family:
+        raise ModelError(f"'{card.title}' is {checkpoint.family.title}, but its card says {card.family}: "
+                         f"correct the family to {checkpoint.family.name}")  # fmt: skip
+    pieces, warnings = single.resolve(checkpoint, companion, card.title)
+    scheduler = dict(pieces["scheduler"].config) | ({"prediction_type": checkpoint.prediction} if checkpoint.prediction else {})
+    description = Description(
+        card, companion, adapter, checkpoint.family, checkpoint.pipeline, {part: [p.library, p.name] for part, p in pieces.items()},
+        pieces[checkpoint.family.slot].config, pieces["vae"].config, scheduler, checkpoint, file, pieces, warnings,
+    )  # fmt: skip
+    _refuse_broken(description)
+    return description
 
 
 def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description:
@@ -54,8 +103,11 @@ def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description
     if parts.get(family.slot, [None, None])[1] not in family.networks:
         raise ModelError(f"'{name}' needs a {family.networks[0]} in {family.slot}/, its model_index.json says {parts.get(family.slot)}")
     config = lambda part, file: read_json(folder / part / file, name) if part in parts else {}  # noqa: E731
+    scheduler = config("scheduler", "scheduler_config.json")
+    if card.prediction is not None:
+        scheduler = {**scheduler, "prediction_type": checked_prediction(card.prediction, family.name)}
     description = Description(card, folder, adapter, family, str(index["_class_name"]), parts, config(family.slot, "config.json"),
-                              config("vae", "config.json"), config("scheduler", "scheduler_config.json"))  # fmt: skip
+                              config("vae", "config.json"), scheduler)  # fmt: skip
     _refuse_broken(description)
     return description
 
@@ -73,7 +125,7 @@ def _refuse_broken(model: Description) -> None:
 def check_files(model: Description) -> None:
     """Refuse missing, pickled-only and damaged weights of a complete local folder, from headers alone."""
     for part, (_, cls) in model.parts.items():
-        if part == "scheduler" or "Tokenizer" in cls or "Processor" in cls or "Extractor" in cls:
+        if model.place(part) is None or part == "scheduler" or "Tokenizer" in cls or "Processor" in cls or "Extractor" in cls:
             continue
         files = weight_files(model.folder / part, ".safetensors") if (model.folder / part).is_dir() else []
         if not files:
@@ -130,10 +182,19 @@ def difference(first: Description, other: Description, any_size: bool = False) -
         mine, yours = first.autoencoder.get(key), other.autoencoder.get(key)
         if mine != yours:
             return f"their autoencoders differ ({key} {mine} and {yours})"
-    if "vae" in first.parts and not same_component(first.folder / "vae", other.folder / "vae"):
-        if not same_tensors(first.folder / "vae", other.folder / "vae", ENCODER, other.name):
+    if "vae" in first.parts and first.autoencoder_is_here and other.autoencoder_is_here and not same_part(first, other, "vae"):
+        if not same_tensors(first.autoencoder_tensors(), other.autoencoder_tensors()):
             return "their autoencoders have different weights, so the same latent means different images"
     return None
+
+
+def same_part(first: Description, other: Description, part: str) -> bool:
+    """Whether files show that two models hold the same part; parts of single files are compared when they are loaded."""
+    mine, yours = first.pieces.get(part), other.pieces.get(part)
+    if mine is not None and mine == yours and mine.origin == FILE and first.file is not None and first.file == other.file:
+        return True
+    mine, yours = first.place(part), other.place(part)
+    return mine is not None and yours is not None and same_component(mine, yours)
 
 
 def same_component(first: Path, second: Path) -> bool:

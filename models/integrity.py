@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from .headers import Header
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HASHED = (".safetensors", ".json", ".txt", ".model")  # everything that decides what a model does
+Readers = Mapping[str, Callable[[], torch.Tensor]]
 ADAPTER = "adapter:"  # prefix of an adapter's files in a card's hashes
 
 
@@ -93,19 +94,28 @@ def full_header(path: Path, name: str) -> Header:
         raise ModelError(f"'{name}': {error}") from error
 
 
-def same_tensors(first: Path, second: Path, keep: tuple[str, ...], name: str, tolerance: float = 2e-3) -> bool:
-    """Whether two weight folders hold the same tensors under the prefixes `keep`, up to half precision's rounding. Reads one at a time."""
-    places = [{key: path for path in weight_files(folder, ".safetensors") for key in header(path, name)} for folder in (first, second)]
-    wanted = [{key for key in place if key.startswith(keep)} for place in places]
-    if not all(wanted):
-        raise ModelError(f"'{name}': the weights of {(first, second)[bool(wanted[0])].name}/ are missing: download the model again")
-    if wanted[0] != wanted[1]:
+def readers(folder: Path, keep: tuple[str, ...], name: str) -> Readers:
+    """`{tensor: how to read it}` of the weights in a folder whose names start with one of `keep`. Raises ModelError when there are none."""
+    places = {key: path for path in weight_files(folder, ".safetensors") for key in header(path, name) if key.startswith(keep)}
+    if not places:
+        raise ModelError(f"'{name}': the weights of {folder.name}/ are missing: download the model again")
+
+    def reader(key: str) -> Callable[[], torch.Tensor]:
+        def read() -> torch.Tensor:
+            with safe_open(places[key], framework="pt") as file:
+                return file.get_tensor(key)
+
+        return read
+
+    return {key: reader(key) for key in places}
+
+
+def same_tensors(first: Readers, second: Readers, tolerance: float = 2e-3) -> bool:
+    """Whether two sets of weights are the same, up to half precision's rounding. Reads one tensor at a time."""
+    if first.keys() != second.keys():
         return False
-    for key in sorted(wanted[0]):
-        values = []
-        for place in places:
-            with safe_open(place[key], framework="pt") as file:
-                values.append(file.get_tensor(key).float())
+    for key in sorted(first):
+        values = [part[key]().float() for part in (first, second)]
         margin = tolerance * float(values[0].abs().mean())
         if values[0].shape != values[1].shape or not torch.allclose(*values, rtol=tolerance, atol=margin):
             return False

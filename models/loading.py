@@ -12,15 +12,18 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from . import sources
+from . import pieces, sources
 from .adapters import add_adapter, copies_fit
-from .catalog import ModelCard, local_path
+from .card import ModelCard, local_path
+from .checkpoint import detect
 from .ensemble import Ensemble, Member, Switch
 from .errors import ModelError
 from .families import check_size, pixel_size
-from .inspection import Description, check_files, describe, refuse_unfusable, same_component
+from .inspection import Description, check_files, describe, describe_file, refuse_unfusable, same_part
 from .integrity import ADAPTER, refuse_not_finite, verify_hashes
 from .noise import NoisePath
+from .pieces import COMPANION
+from .prediction import settle_prediction
 
 __all__ = ["Ensemble", "Member", "ModelError", "load_ensemble"]
 
@@ -47,10 +50,10 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     models = []
     for i, card in enumerate(cards):
         tell(i, steps, f"Looking at {card.title}")
-        card = sources.pinned(card)
-        models.append(describe(card, sources.small_files(card), sources.adapter_file(card)))
+        models.append(look(card))
     refuse_unfusable(models, size)
     models = [_complete(model) for model in models]
+    refuse_unfusable(models, size)  # again, with the autoencoders of single files that were on the hub
     loader = _Loader(device, dtype, lora, models)
     members = []
     for i, (model, name) in enumerate(zip(models, _unique([model.name for model in models]))):
@@ -60,6 +63,17 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     family = models[0].family
     pipeline = members[0].new_pipeline(family.slot)
     return Ensemble(tuple(members), family, check_size(pipeline, family, size) if size else pixel_size(pipeline, family))
+
+
+def look(card: ModelCard) -> Description:
+    """What a card's small files and headers say, with the commits that will be used. Fetches no large file."""
+    card = sources.pinned(card)
+    adapter = sources.adapter_file(card)
+    if not card.is_file:
+        return describe(card, sources.small_files(card), adapter)
+    header, name, path = sources.header_of(card)
+    checkpoint = detect(header, name, prediction=card.prediction)
+    return describe_file(card, checkpoint, path, sources.companion(card), adapter)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -91,10 +105,15 @@ def _unique(titles: list[str]) -> list[str]:
 
 def _complete(model: Description) -> Description:
     """All files present, undamaged and as the card describes them."""
-    model = replace(model, folder=sources.all_files(model.card, model.pipeline_class))
+    if model.checkpoint is None:
+        model = replace(model, folder=sources.all_files(model.card, model.pipeline_class))
+    else:
+        wanted = [part for part, piece in model.pieces.items() if piece.origin == COMPANION]
+        model = replace(model, file=sources.whole_file(model.card), folder=sources.companion_files(model.card, wanted))
     check_files(model)
     hashes = model.card.sha256
-    verify_hashes(model.folder, {path: value for path, value in hashes.items() if not path.startswith(ADAPTER)}, model.name)
+    mine = {path: value for path, value in hashes.items() if not path.startswith(ADAPTER)}
+    verify_hashes(model.file or model.folder, mine, model.name)
     if model.adapter is not None:
         mine = {path.removeprefix(ADAPTER): value for path, value in hashes.items() if path.startswith(ADAPTER)}
         named = local_path(model.card.adapter)
@@ -104,53 +123,56 @@ def _complete(model: Description) -> Description:
 
 @dataclass
 class _Base:
-    """One loaded folder. `switch`: present when LoRA members share its network; `adapters`: their names by file."""
+    """One loaded model. `switch`: present when LoRA members share its network; `adapters`: their names by file."""
 
+    model: Description
     components: dict[str, object]
     network: nn.Module
     noise: NoisePath
     switch: Switch | None = None
     adapters: dict[Path, tuple[str | None, dict[str, object], tuple[str, ...]]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
 class _Loader:
-    """Loads every folder once and hands out members; parts whose files are equal are one object in memory."""
+    """Loads every model once and hands out members; parts whose files are equal are one object in memory."""
 
     device: torch.device
     dtype: torch.dtype
     lora: str
     models: list[Description]
-    bases: dict[Path, _Base] = field(default_factory=dict)
+    bases: dict[tuple, _Base] = field(default_factory=dict)
 
     def member(self, model: Description, name: str) -> Member:
-        base = self.bases.get(model.folder.resolve()) or self._load(model)
+        base = self.bases.get(model.key) or self._load(model)
         cls = pipeline_class(model)
         if model.adapter is None:
-            return Member(name, model.card, base.noise, base.network, base.components, cls, None, base.switch)
+            return Member(name, model.card, base.noise, base.network, base.components, cls, None, base.switch, base.warnings)
         attach = partial(_quietly, add_adapter, base.components, base.network, model.family, model.adapter, model.name)
         if base.switch is None:
             network, components, said = attach("merged", merge=True)
             refuse_not_finite(network, model.name, model.family.slot)
-            return Member(name, model.card, base.noise, network, components, cls, warnings=said)
+            return Member(name, model.card, base.noise, network, components, cls, warnings=base.warnings + said)
         if model.adapter not in base.adapters:
             adapter = f"member_{len(base.adapters)}"
             network, components, said = attach(adapter, merge=False)
             refuse_not_finite(network, model.name, "adapter")
             base.adapters[model.adapter] = adapter if _has_adapter(network, adapter) else None, components, said
         adapter, components, said = base.adapters[model.adapter]
-        return Member(name, model.card, base.noise, base.network, components, cls, adapter, base.switch, said)
+        return Member(name, model.card, base.noise, base.network, components, cls, adapter, base.switch, base.warnings + said)
 
     def _load(self, model: Description) -> _Base:
-        """The folder's pipeline, taking over every part that an earlier folder already holds."""
+        """The model's pipeline, taking over every part that an earlier one already holds."""
         shared = {part: base.components[part] for part in model.parts if part not in (model.family.slot, "scheduler")
-                  for folder, base in reversed(self.bases.items())
-                  if base.components.get(part) is not None and same_component(folder / part, model.folder / part)}  # fmt: skip
-        cls = pipeline_class(model)
+                  for base in reversed(self.bases.values())
+                  if base.components.get(part) is not None and same_part(base.model, model, part)}  # fmt: skip
         try:
             with _without_bars():
-                pipeline = cls.from_pretrained(str(model.folder), dtype=self.dtype, use_safetensors=True, local_files_only=True, **shared)
+                pipeline, warnings = (self._from_folder if model.checkpoint is None else self._from_file)(model, shared)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            if isinstance(error, ModelError):
+                raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"'{model.name}' cannot be loaded ({reason}): download it again, or try it with diffusers alone") from error
         pipeline.to(self.device)
@@ -158,16 +180,36 @@ class _Loader:
             if isinstance(module, nn.Module) and part not in shared:
                 module.eval().requires_grad_(False)
                 refuse_not_finite(module, model.name, part)
+        warnings += settle_prediction(pipeline, model)
         network = getattr(pipeline, model.family.slot)
         options = {name: value for name, value in pipeline.config.items() if not name.startswith("_") and name not in pipeline.components}
         components = {**options, **{part: value for part, value in pipeline.components.items() if part != model.family.slot}}
-        base = _Base(components, network, NoisePath.from_scheduler(pipeline.scheduler, model.family.time_scale))
-        adapters = {other.adapter for other in self.models if other.adapter and other.folder.resolve() == model.folder.resolve()}
+        noise = NoisePath.from_scheduler(pipeline.scheduler, model.family.time_scale)
+        base = _Base(model, components, network, noise, warnings=model.warnings + warnings)
+        adapters = {other.adapter for other in self.models if other.adapter and other.key == model.key}
         merge = self.lora == "merge" or (self.lora == "auto" and copies_fit(network, len(adapters), self.device))
         if adapters and not merge:
             base.switch = Switch(network)
-        self.bases[model.folder.resolve()] = base
+        self.bases[model.key] = base
         return base
+
+    def _from_folder(self, model: Description, shared: dict[str, object]) -> tuple[object, tuple[str, ...]]:
+        pipeline = pipeline_class(model).from_pretrained(
+            str(model.folder), dtype=self.dtype, use_safetensors=True, local_files_only=True, **shared)  # fmt: skip
+        if model.card.prediction is not None:
+            prediction = model.scheduler["prediction_type"]
+            pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, prediction_type=prediction)
+        return pipeline, ()
+
+    def _from_file(self, model: Description, shared: dict[str, object]) -> tuple[object, tuple[str, ...]]:
+        """The pipeline of a single file. Parts that turn out equal to those of an earlier member are taken over from it."""
+        parts, warnings = pieces.load(model.checkpoint, model.file, model.folder, model.pieces, self.dtype, shared)
+        for part, found in parts.items():
+            if part in shared or part in (model.family.slot, "scheduler"):
+                continue
+            held = (base.components.get(part) for base in self.bases.values())
+            parts[part] = next((other for other in held if other is not None and pieces.equal(other, found)), found)
+        return pieces.pipeline(pipeline_class(model), parts), warnings
 
 
 def _has_adapter(network: nn.Module, adapter: str) -> bool:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from .catalog import COMMIT, ModelCard, is_hub_id, local_path
+from .card import COMMIT, ModelCard, hub_file, is_hub_id, local_path
+from .checkpoint import detect
 from .errors import ModelError
 from .families import family_of
-from .integrity import read_json, refuse_pickles, weight_files
+from .headers import Header
+from .hub import explained, listing, refuse_unreadable, remote_header
+from .integrity import full_header, read_json, refuse_pickles, weight_files
 
 SMALL = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "vae/diffusion_pytorch_model.safetensors"]
-
-
-@contextmanager
-def _explained(source: str, revision: str | None) -> Iterator[None]:
-    """Turn the hub client's errors into ours."""
-    import httpx
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise ModelError(f"'{source}' asks you to accept its licence: do so on its page, then log in with `hf auth login`") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelError(f"there is no public model '{source}' on the hub: check the spelling (owner/name)") from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelError(f"'{source}' has no commit {revision}: take one from its history on the hub") from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
-        raise ModelError(f"'{source}' cannot be fetched ({type(error).__name__}): check the connection, or use a local folder") from error
 
 
 def pin(source: str, revision: str | None) -> str:
@@ -39,44 +22,79 @@ def pin(source: str, revision: str | None) -> str:
         return revision
     from huggingface_hub import HfApi
 
-    with _explained(source, revision):
+    with explained(source, revision):
         return HfApi().model_info(source, revision=revision).sha
 
 
-def hub_family(source: str, revision: str | None = None) -> tuple[str, str]:
-    """`(family, commit)` of a hub model, from its model_index.json alone."""
+def hub_family(source: str, revision: str | None = None, prediction: str | None = None) -> tuple[str, str]:
+    """`(family, commit)` of a hub model, from its model_index.json or, for one file, its header alone."""
+    if place := hub_file(source):
+        commit = pin(place[0], revision)
+        return detect(remote_header(*place, commit), place[1], prediction=prediction).family.name, commit
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     commit = pin(source, revision)
-    with _explained(source, commit):
+    with explained(source, commit):
         try:
             index = hf_hub_download(source, "model_index.json", revision=commit)
         except EntryNotFoundError:
-            raise ModelError(f"'{source}' is not a diffusers model (no model_index.json): choose a diffusers version of it") from None
+            raise ModelError(_no_index(source, commit)) from None
     return family_of(str(read_json(Path(index), source).get("_class_name"))).name, commit
+
+
+def _no_index(source: str, commit: str) -> str:
+    """What to say of a repository that is no diffusers model."""
+    held = [path for path in listing(source, commit).files if path.endswith(".safetensors")]
+    cure = f"name one of its files, as {source}/{held[0]}" if held else "choose a diffusers version of it"
+    return f"'{source}' is not a diffusers model (no model_index.json): {cure}"
 
 
 def pinned(card: ModelCard) -> ModelCard:
     """The card with the commits that will be used, so that what was loaded can be loaded again."""
-    if is_hub_id(card.source):
-        card = replace(card, revision=pin(card.source, card.revision))
+    if card.is_hub:
+        card = replace(card, revision=pin((hub_file(card.source) or (card.source,))[0], card.revision))
     if card.adapter and is_hub_id(_repository(card.adapter)[0]):
         card = replace(card, adapter_revision=pin(_repository(card.adapter)[0], card.adapter_revision))
+    if card.components:
+        source, _, revision = card.components.partition("@")
+        if is_hub_id(source):
+            card = replace(card, components=f"{source}@{pin(source, revision or None)}")
     return card
 
 
+# ------------------------------------------------------------------------------------------------ diffusers folders
+
 def small_files(card: ModelCard) -> Path:
     """The folder with a card's configuration, tokenizers and autoencoder: enough to refuse it."""
-    if not is_hub_id(card.source):
-        folder = local_path(card.source)
+    return _small(card.source, card.revision, card.title)
+
+
+def _small(source: str, revision: str | None, title: str) -> Path:
+    if not is_hub_id(source):
+        folder = local_path(source)
         if folder.is_dir():
-            refuse_pickles(folder, card.title)
+            refuse_pickles(folder, title)
         return folder
     from huggingface_hub import snapshot_download
 
-    with _explained(card.source, card.revision):
-        return Path(snapshot_download(card.source, revision=card.revision, allow_patterns=SMALL))
+    with explained(source, revision):
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL))
+    index = folder / "model_index.json"
+    if index.is_file() and not _complete(folder, index, title):
+        refuse_unreadable(listing(source, revision), _parts(index, title), title)
+    return folder
+
+
+def _parts(index: Path, title: str) -> list[str]:
+    """The parts of a pipeline that have weights or configurations."""
+    return [part for part, value in read_json(index, title).items() if isinstance(value, list) and len(value) == 2 and value[1] is not None]
+
+
+def _complete(folder: Path, index: Path, title: str) -> bool:
+    """Whether every part is here already, so that nothing needs to be asked, and no connection is needed."""
+    networks = [folder / part for part in _parts(index, title) if (folder / part / "config.json").is_file()]
+    return all(weight_files(place, ".safetensors") for place in networks)
 
 
 def all_files(card: ModelCard, pipeline_class: str) -> Path:
@@ -85,10 +103,58 @@ def all_files(card: ModelCard, pipeline_class: str) -> Path:
         return local_path(card.source)
     import diffusers
 
-    with _explained(card.source, card.revision):
+    with explained(card.source, card.revision):
         cls = getattr(diffusers, pipeline_class)
         return Path(cls.download(card.source, revision=card.revision, use_safetensors=True, trust_remote_code=False))
 
+
+# ------------------------------------------------------------------------------------------------ single files
+
+def header_of(card: ModelCard) -> tuple[Header, str, Path | None]:
+    """`(header, name, path)` of a single-file checkpoint; no path for one on the hub, of which nothing else has been read."""
+    if place := hub_file(card.source):
+        return remote_header(*place, card.revision), place[1].rpartition("/")[2], None
+    path = local_path(card.source)
+    if not path.is_file():
+        raise ModelError(f"'{card.title}': there is no file {path}: check the path")
+    return full_header(path, card.title), path.name, path
+
+
+def whole_file(card: ModelCard) -> Path:
+    """The checkpoint itself, fetched when it is on the hub."""
+    place = hub_file(card.source)
+    if place is None:
+        return local_path(card.source)
+    from huggingface_hub import hf_hub_download
+
+    with explained(card.source, card.revision):
+        return Path(hf_hub_download(*place, revision=card.revision))
+
+
+def companion(card: ModelCard) -> Path | None:
+    """The folder with the configurations and tokenizers of a card's companion model; None without one."""
+    if card.components is None:
+        return None
+    source, _, revision = card.components.partition("@")
+    return _small(source, revision or None, f"{card.title}: {source}")
+
+
+def companion_files(card: ModelCard, parts: list[str]) -> Path | None:
+    """The same with the weights of these parts."""
+    if card.components is None:
+        return None
+    source, _, revision = card.components.partition("@")
+    if not is_hub_id(source):
+        return local_path(source)
+    from huggingface_hub import snapshot_download
+
+    held = listing(source, revision or None)
+    files = [path for part in parts for path in (*held.weights(part), f"{part}/*.json", f"{part}/*.txt", f"{part}/*.model")]
+    with explained(source, revision):
+        return Path(snapshot_download(source, revision=held.commit, allow_patterns=["model_index.json", "scheduler/*.json", *files]))
+
+
+# ------------------------------------------------------------------------------------------------ adapters
 
 def _repository(adapter: str) -> tuple[str, str | None]:
     """`owner/name[/file.safetensors]` as repository and file."""
@@ -106,7 +172,7 @@ def adapter_file(card: ModelCard) -> Path | None:
     if not path.exists() and is_hub_id(repository):
         from huggingface_hub import snapshot_download
 
-        with _explained(card.adapter, card.adapter_revision):
+        with explained(card.adapter, card.adapter_revision):
             path = Path(snapshot_download(repository, revision=card.adapter_revision, allow_patterns=[file or "*.safetensors", "*.json"]))
         wanted = file
     elif not path.exists():

@@ -95,15 +95,16 @@ def sd2(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
         requires_safety_checker=False), folder)  # fmt: skip
 
 
-def sdxl(folder: Path, seed: int = 0, *, sibling: Path | None = None) -> Path:
+def sdxl(folder: Path, seed: int = 0, *, sibling: Path | None = None, second: int = 16) -> Path:
+    """Stable Diffusion XL; `second`: width of its second text encoder."""
     torch.manual_seed(seed)
-    more = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=16 + 6 * 8)
-    parts = dict(unet=unet(32, **more),
+    more = dict(addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=second + 6 * 8)
+    parts = dict(unet=unet(16 + second, **more),
                  scheduler=diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012))  # fmt: skip
     if sibling is not None:
         return _save(diffusers.StableDiffusionXLPipeline.from_pretrained(sibling, **parts), folder)
     return _save(diffusers.StableDiffusionXLPipeline(**parts, vae=vae(scaling=0.13025), text_encoder=text_encoder(), tokenizer=tokenizer(),
-                 text_encoder_2=text_encoder(projected=True), tokenizer_2=tokenizer()), folder)  # fmt: skip
+                 text_encoder_2=text_encoder(second, projected=True), tokenizer_2=tokenizer()), folder)  # fmt: skip
 
 
 def sd3(folder: Path, seed: int = 0, *, sibling: Path | None = None, shift: float = 3.0, **more: object) -> Path:

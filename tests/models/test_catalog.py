@@ -123,7 +123,7 @@ def test_typed_folders_with_pickles_and_single_files(tiny_cards, monkeypatch, tm
     with pytest.raises(ModelError, match="'m' holds pickled weights \\(unet/old.bin\\)"):
         card_for(str(folder))
     (tmp_path / "one.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="is a single file: convert it"):
+    with pytest.raises(ModelError, match="one.safetensors is damaged"):
         card_for(str(tmp_path / "one.safetensors"))
     (tmp_path / "one.ckpt").write_bytes(b"")
     with pytest.raises(ModelError, match="pickled weights"):

@@ -1,0 +1,107 @@
+"""One model on offer: the record that says what it is, where it comes from and what it may be used for. Nothing is loaded or fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import ModelError
+from .families import FAMILIES
+from .noise import PREDICTIONS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+HUB_FILE = re.compile(rf"({HUB_ID.pattern})/((?:[\w.-]+/)*[\w. -]+\.safetensors)")  # one file of a repository
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One model on offer.
+
+    source, adapter: a path relative to the repository, an absolute path, or a hub id `owner/name`; either may be or name one file,
+    `owner/name/file.safetensors`. revision: the hub commit. prediction: the prediction type, where the files are wrong or silent about it.
+    components: for single files, a folder or a hub id `owner/name[@commit]` that gives the parts the file lacks.
+    sha256: `{path below the folder: hash}`, an adapter's files under `adapter:`; empty means unchecked.
+    limits: what it is not for, one sentence each. population: `(3, 6)` over presentation and tone, portraits only.
+    calibration, thumbnail, representation: paths below assets/ (representation: `fusion.transfer`).
+    """
+
+    id: str
+    title: str
+    family: str
+    source: str
+    revision: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
+    prediction: str | None = None
+    components: str | None = None
+    prompt_template: str = "{prompt}"
+    licence: str = ""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    summary: str = ""
+    limits: tuple[str, ...] = ()
+    thumbnail: str | None = None
+    population: tuple[tuple[float, ...], ...] | None = None
+    calibration: str | None = None
+    representation: str | None = None
+
+    def __post_init__(self) -> None:
+        where = f"card '{self.id}'"
+        for name in ("id", "title", "family", "source", "prompt_template"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise ModelError(f"{where} needs a {name}: write it as text")
+        if self.family not in FAMILIES:
+            raise ModelError(f"{where} has the unknown family '{self.family}': use one of {', '.join(FAMILIES)}")
+        if "{prompt}" not in self.prompt_template:
+            raise ModelError(f"{where}: the prompt template '{self.prompt_template}' must say where the prompt goes, as {{prompt}}")
+        for name in ("revision", "adapter_revision"):
+            if getattr(self, name) is not None and not COMMIT.fullmatch(str(getattr(self, name))):
+                raise ModelError(f"{where}: {name} must be a full commit (40 hexadecimal digits), because branches and tags can move")
+        if self.prediction is not None and self.prediction not in PREDICTIONS:
+            raise ModelError(f"{where} has the unknown prediction type '{self.prediction}': use one of {', '.join(PREDICTIONS)}")
+        if self.components is not None and "@" in self.components and not COMMIT.fullmatch(self.components.partition("@")[2]):
+            raise ModelError(f"{where}: components must name a full commit behind the @ (40 hexadecimal digits), or none")
+        bad = [path for path, value in self.sha256.items() if not HASH.fullmatch(str(value))]
+        if bad:
+            raise ModelError(f"{where}: the sha256 of {bad[0]} must be 64 hexadecimal digits")
+        if self.population is not None:
+            _check_population(self.population, where)
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the source must be fetched from the hub."""
+        return is_hub_id(self.source) or hub_file(self.source) is not None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the source is a single-file checkpoint."""
+        return self.source.endswith(".safetensors")
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.source, self.revision, self.adapter, self.adapter_revision, self.prediction, self.components))
+
+
+def _check_population(table: tuple[tuple[float, ...], ...], where: str) -> None:
+    total = sum(sum(row) for row in table)
+    if len(table) != 3 or any(len(row) != 6 or min(row) < 0 for row in table) or abs(total - 1) > 1e-6:
+        raise ModelError(f"{where}: the population must be 3 rows of 6 shares that sum to 1, not {total:.4f}")
+
+
+def local_path(source: str) -> Path:
+    """The path a local source means: as it is when absolute, below the repository otherwise."""
+    return Path(source) if Path(source).is_absolute() else REPOSITORY / source
+
+
+def is_hub_id(source: str) -> bool:
+    """`owner/name`, unless a folder of that name lies in the repository."""
+    return bool(HUB_ID.fullmatch(source)) and not local_path(source).exists()
+
+
+def hub_file(source: str) -> tuple[str, str] | None:
+    """`(owner/name, file)` of one file on the hub; None for anything else, also for a file of that name in the repository."""
+    hit = HUB_FILE.fullmatch(source)
+    return (hit[1], hit[2]) if hit and ".." not in source and not local_path(source).exists() else None

@@ -1,0 +1,137 @@
+"""The Hugging Face hub as we read it: what a repository holds before anything large is fetched, and its errors as cause and cure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+
+from . import headers
+from .errors import ModelError
+from .headers import Header
+from .integrity import PICKLES
+
+FIRST = 100_000  # bytes asked for at first: holds the whole header of nearly every file
+WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")  # what pipelines load; others are variants
+CONFIGURATION = ("*.json", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One commit of a repository. files: `{path: bytes}`; gated: whether its licence must be accepted; about: its card's front matter."""
+
+    id: str
+    commit: str
+    files: Mapping[str, int]
+    gated: bool
+    about: Mapping
+
+    def weights(self, part: str) -> dict[str, int]:
+        """`{path: bytes}` of the weights a pipeline loads for a part (`""`: the root)."""
+        names = {path: path.removeprefix(f"{part}/") if part else path for path in self.files}
+        found = {path: self.files[path] for path, name in names.items() if WEIGHTS.fullmatch(name) and (not part or path != name)}
+        whole = {path: size for path, size in found.items() if "-of-" not in path}
+        return whole or found
+
+    def pickled(self, part: str) -> bool:
+        """Whether there are weights for a part, but none that can be read safely."""
+        inside = [path for path in self.files if path.startswith(f"{part}/")]
+        return any(path.endswith(PICKLES) for path in inside) and not any(path.endswith(".safetensors") for path in inside)
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises without a connection: its HTTP library has changed twice."""
+    found: list[type[Exception]] = [OSError]
+    for library, name in (("httpx2", "HTTPError"), ("httpx", "HTTPError"), ("requests", "RequestException")):
+        with suppress(ImportError):
+            found.append(getattr(import_module(library), name))
+    return tuple(found)
+
+
+@contextmanager
+def explained(source: str, revision: str | None) -> Iterator[None]:
+    """Turn the hub client's errors into ours."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ModelError(f"'{source}' asks you to accept its licence: do so on its page, then log in with `hf auth login`") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(f"there is no public model '{source}' on the hub: check the spelling (owner/name)") from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"'{source}' has no commit {revision}: take one from its history on the hub") from error
+    except getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError) as error:
+        if isinstance(error, errors.LocalEntryNotFoundError):  # without a connection, in older clients the same class
+            raise ModelError(_unreached(source, error)) from error
+        raise ModelError(f"'{source}' does not hold that file: check its name on the hub") from error
+    except _network_errors() as error:
+        raise ModelError(_unreached(source, error)) from error
+
+
+def _unreached(source: str, error: Exception) -> str:
+    return f"'{source}' cannot be fetched ({type(error).__name__}): check the connection, or use a local folder"
+
+
+def listing(source: str, revision: str | None = None) -> Listing:
+    """What a repository holds at a commit (None: its newest). One small request. Raises ModelError."""
+    from huggingface_hub import HfApi
+
+    with explained(source, revision):
+        info = HfApi().model_info(source, revision=revision, files_metadata=True)
+    about = info.card_data.to_dict() if info.card_data is not None else {}
+    files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    return Listing(info.id, info.sha, files, bool(info.gated), about)
+
+
+def remote_header(source: str, file: str, revision: str | None) -> Header:
+    """The header of a safetensors file on the hub, read within bounds by one or two small requests; from the cache when it lies there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source, file, revision=revision)
+    if isinstance(cached, str):
+        from pathlib import Path
+
+        return headers.read(Path(cached))
+    with explained(source, revision):
+        start, size = _first(source, file, revision, FIRST)
+        length = headers.header_length(start[: headers.PREFIX], size, file)
+        if headers.PREFIX + length > len(start):
+            start, _ = _first(source, file, revision, headers.PREFIX + length)
+    return headers.parse(start[headers.PREFIX : headers.PREFIX + length], size, file)
+
+
+def _first(source: str, file: str, revision: str | None, count: int) -> tuple[bytes, int]:
+    """The first `count` bytes of a file and its size. Never holds more than asked for, also where the server ignores the range."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    url, session = hf_hub_url(source, file, revision=revision), get_session()
+    asked = {**build_hf_headers(), "Range": f"bytes=0-{count - 1}", "Accept-Encoding": "identity"}
+    modern = hasattr(session, "stream")
+    opened = session.stream("GET", url, headers=asked, timeout=30) if modern else session.get(url, headers=asked, timeout=30, stream=True)
+    with opened as response:
+        if response.status_code >= 400 and modern:
+            response.read()
+        hf_raise_for_status(response)
+        stated = response.headers.get("Content-Range", "").rpartition("/")[2] or response.headers.get("Content-Length", "")
+        data = bytearray()
+        for chunk in response.iter_bytes(FIRST) if modern else response.iter_content(FIRST):
+            data += chunk
+            if len(data) >= count:
+                break
+    return bytes(data[:count]), int(stated) if stated.isdigit() else len(data)
+
+
+def refuse_unreadable(held: Listing, parts: Mapping[str, object], name: str) -> None:
+    """Raise ModelError, before anything is fetched, when a part of a pipeline comes as pickles or in variants only."""
+    for part in parts:
+        if held.pickled(part):
+            raise ModelError(f"'{name}' holds pickled weights only ({part}/), which can run any program when read: "
+                             "choose a safetensors version of it")  # fmt: skip
+        variants = [path for path in held.files if path.startswith(f"{part}/") and path.endswith(".safetensors")]
+        if variants and not held.weights(part):
+            raise ModelError(f"'{name}' holds its {part} only as a variant ({variants[0]}): "
+                             "save it once as a plain diffusers folder, or choose another copy")  # fmt: skip
