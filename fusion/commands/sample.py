@@ -56,6 +56,8 @@ def run(args, *, progress, stop):
         say(f"{len(plan.jobs)} images, {price}")
         folder = Path(args.out)
         folder.mkdir(parents=True, exist_ok=True)
+        if plan.trained is not None and team.first:
+            plan.trained.save_in(folder)  # what the recipes inside the images refer to lies beside them
         diary = Diary.of(folder, ensemble, method, plan, picture)
         if diary.written:
             say(f"{len(diary.written)} images are there from a run that was cut short: going on")

@@ -16,10 +16,11 @@ from fusion.calibration import Calibration
 from fusion.cli import COMMANDS, Bar, Interrupt, main
 from fusion.commands import shared
 from fusion.commands.diary import Diary
-from fusion.methods import METHODS
+from fusion.methods import METHODS, SamplingPlan
 from fusion.objective import ResidualGram
 from fusion.recipe import Recipe
 from models.catalog import REPOSITORY
+from models.loading import load_ensemble
 from tests.fusion import small
 
 
@@ -99,6 +100,17 @@ def test_fit_then_sample_then_the_same_image_again(capsys, models, pictures, tmp
     assert code == 0 and len(again) == 1
     with Image.open(files[1]) as one, Image.open(again[0]) as other:
         assert np.array_equal(np.asarray(one), np.asarray(other)) and one.info["scorefusion"] == other.info["scorefusion"]
+
+
+def test_images_of_a_method_that_trains_lie_beside_what_it_trained(capsys, models, tmp_path):
+    members = load_ensemble(shared.cards_of(models), device="cpu")
+    record = small.trained(members, "finetune")
+    recipe = Recipe.of(members, "finetune", SamplingPlan(["a cat"], [3, 4], steps=1), trained=record).save(tmp_path / "finetune.json")
+    code, out, _ = run(capsys, "sample", recipe, "--models", *models, "--out", tmp_path / "x", "--json")
+    files = [image["file"] for image in json.loads(out)["images"]]
+    assert code == 0 and len(files) == 2 and (tmp_path / "x" / record.file).is_file()
+    code, _, _ = run(capsys, "sample", files[1], "--models", *models, "--out", tmp_path / "y")
+    assert code == 0 and next((tmp_path / "y").glob("*.png")).read_bytes() == open(files[1], "rb").read()
 
 
 def test_fit_with_a_calibration_drawn_now_gives_a_mixture(capsys, models, pictures, tmp_path):
