@@ -34,7 +34,7 @@ def embedding(level: Tensor, size: int) -> Tensor:
 
 
 def noise_of(network: nn.Module, path: NoisePath, *, half: bool = False) -> Noise:
-    """The noise that a network predicts; `half`: in bfloat16, enough for samples and fits, too coarse for a divergence."""
+    """The noise that a network predicts; `half`: in bfloat16, enough where data is smooth at the scale of its rounding."""
 
     def noise(x: Tensor, level: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
