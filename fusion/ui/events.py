@@ -6,6 +6,7 @@ Long work runs as generators that share one device queue. The tables say which p
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import gradio as gr
 
@@ -91,6 +92,18 @@ def start(session: state.Session) -> state.Session:
     return session
 
 
+def turn(handler):
+    """One event of a visitor at a time: answers leave in the order of their events, so no older screen overwrites a newer one."""
+
+    @functools.wraps(handler)
+    def taken(session: state.Session, *rest):
+        with session.lock:
+            return handler(session, *rest)
+
+    return taken
+
+
+@turn
 def refresh(session: state.Session) -> list:
     """New values for the panels that changed since the last time, nothing for the others."""
     out = []
@@ -102,6 +115,7 @@ def refresh(session: state.Session) -> list:
     return out
 
 
+@turn
 def on_load(session: state.Session, request: gr.Request) -> list:
     """Language and state from the address, or the browser's language; then everything is drawn once."""
     session.sent.clear()
@@ -135,6 +149,7 @@ def on_warm(session: state.Session) -> list:
     return refresh(session)
 
 
+@turn
 def on_act(session: state.Session, event: gr.EventData) -> list:
     """A button or field of a panel. Unknown actions do nothing: what arrives comes from a browser."""
     sent = event._data if isinstance(event._data, dict) else {}
@@ -144,22 +159,26 @@ def on_act(session: state.Session, event: gr.EventData) -> list:
     return refresh(session)
 
 
+@turn
 def on_upload(session: state.Session, files) -> list:
     target.upload(session, [str(f) for f in files or []])
     return [None, *refresh(session)]
 
 
+@turn
 def on_held(session: state.Session, files) -> list:
     measure.upload(session, [str(f) for f in files or []])
     return [None, *refresh(session)]
 
 
+@turn
 def on_recipe(session: state.Session, files) -> list:
     if files:
         comeback.load_all(session, [str(f) for f in files])
     return [None, *refresh(session)]
 
 
+@turn
 def on_stop(session: state.Session) -> list:
     if session.job is not None:
         session.job.stop()
@@ -167,11 +186,13 @@ def on_stop(session: state.Session) -> list:
     return refresh(session)
 
 
+@turn
 def on_release(session: state.Session, event: gr.EventData) -> list:
     mixer.release(session, event._data if isinstance(event._data, dict) else {})
     return refresh(session)
 
 
+@turn
 def on_mode(session: state.Session, event: gr.EventData) -> list:
     mixer.switch(session, event._data if isinstance(event._data, dict) else {})
     return refresh(session)

@@ -170,13 +170,20 @@ class Session:
         """Replace what is said at `place`; kind is `bad`, `warn` or `info`."""
         self.notes[place] = [(kind, s) for s in sentences]
 
+    @property
+    def lock(self) -> threading.RLock:
+        """Held by one event of this visitor at a time. Not a field: Gradio copies those."""
+        return _turns.setdefault(self.token, threading.RLock())
+
     def close(self) -> None:
         """Stop what runs and forget the files."""
         if self.job is not None:
             self.job.stop()
+        _turns.pop(self.token, None)
         shutil.rmtree(Path(get_upload_folder()) / "scorefusion" / self.token, ignore_errors=True)
 
 
+_turns: dict[str, threading.RLock] = {}  # visitor's token -> lock
 _running: dict[str, object] = {}
 _running_lock = threading.Lock()
 
