@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from fusion.ui import engine, first_screen, target
+from fusion.ui import engine, first_screen, measure, target
 from fusion.ui import page as page_module
 from tests import tiny
 from tests.conftest import tiny_card
@@ -61,6 +61,7 @@ def world(tmp_path_factory):
     patch.setattr(engine, "ASSETS", root / "assets")
     patch.setattr(engine, "DEFAULT_MODELS", tuple(cards))
     patch.setattr(first_screen, "FOLDER", root / "assets" / "first_screen")
+    patch.setattr(measure, "FOLDER", root / "assets" / "evidence")
     first_screen.stored.cache_clear()  # other tests may have read the shipped answers
     loaded = engine.ensemble(cards.values())
     rng = np.random.default_rng(5)
