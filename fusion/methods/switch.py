@@ -1,8 +1,8 @@
 """One member for each range of noise levels, chosen by its denoising loss there: the cost of one member per step (cf. arXiv 2511.19434).
 
-The ranges minimise `sum_l omega_l R_l[k_l, k_l] + penalty * (number of changes)` exactly, by dynamic programming. The penalty is the
-largest whose held-out loss (leave-one-out over the images) is within one standard error of the best one's (Breiman et al. 1984), so a
-change of member is made only where the images show that it pays. A single member over all levels is the limit of a large penalty.
+The ranges minimise `sum_l omega_l R_l[k_l, k_l] + penalty * (number of changes)` exactly, by dynamic programming. The penalty is what a
+change saves by chance where all members are equally good: the 95 % point of that saving when the images' deviations from their mean are
+drawn anew (multiplier bootstrap, all levels and members together). So a change is made only where the images show that it pays.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ import numpy as np
 
 from fusion.methods.drawing import by_pipeline, checked_weights, constant_cost, draw, needs_fit, values_of
 from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
-from fusion.weights import Weights, leave_one_out
-
-PENALTIES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # in units of what changing freely saves; 1 allows no change
-
+from fusion.weights import Weights
 
 def cheapest_path(errors: np.ndarray, penalty: float | np.ndarray) -> np.ndarray:
     """Member of every level, `(..., L)` indices: the least sum of `errors` (..., L, K) and of `penalty` (...) per change (Viterbi)."""
@@ -34,20 +31,24 @@ def cheapest_path(errors: np.ndarray, penalty: float | np.ndarray) -> np.ndarray
     return np.stack(path[::-1], -1)
 
 
-def ranges(errors: np.ndarray) -> np.ndarray:
+def dearest_change(errors: np.ndarray) -> np.ndarray:
+    """`(...)`: the largest penalty at which the cheapest path of `errors` (..., L, K) still changes; 0 where it never does. Bisection."""
+    low, high = np.zeros(errors.shape[:-2]), errors.sum(-2).min(-1) - errors.min(-1).sum(-1)
+    for _ in range(20):
+        middle = (low + high) / 2
+        changes = (np.diff(cheapest_path(errors, middle), axis=-1) != 0).any(-1)
+        low, high = np.where(changes, middle, low), np.where(changes, high, middle)
+    return low
+
+
+def ranges(errors: np.ndarray, level: float = 0.95, draws: int = 400, seed: int = 0) -> np.ndarray:
     """Member of every level (L,) from per-image errors (N, L, K), level weights included; one image alone allows no change."""
-    mean = errors.mean(0)
-    if len(errors) == 1:
+    count, mean = len(errors), errors.mean(0)
+    if count == 1:
         return np.full(len(mean), mean.sum(0).argmin())
-    others = leave_one_out(errors)  # (N, L, K)
-    saved = others.sum(1).min(-1) - others.min(-1).sum(-1)  # (N,) by changing freely
-    paths = [cheapest_path(others, penalty * saved) for penalty in PENALTIES]
-    held_out = np.array([np.take_along_axis(errors, path[..., None], -1)[..., 0].sum(-1) for path in paths])  # (penalties, N)
-    best = held_out[held_out.mean(1).argmin()]
-    excess = held_out - best
-    within = excess.mean(1) <= excess.std(1, ddof=1) / np.sqrt(len(errors)) + 1e-12
-    penalty = PENALTIES[int(np.flatnonzero(within)[-1])]
-    return cheapest_path(mean, penalty * (mean.sum(0).min() - mean.min(-1).sum()))
+    signs = np.random.default_rng(seed).normal(size=(draws, count)) / np.sqrt(count * (count - 1))
+    by_chance = dearest_change(np.einsum("dn,nlk->dlk", signs, errors - mean))
+    return cheapest_path(mean, np.quantile(by_chance, level))
 
 
 def choose(gram, weighting: str = "simple") -> Weights:
