@@ -15,6 +15,7 @@ from fusion.methods.drawing import by_pipeline, checked_weights, constant_cost, 
 from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
 from fusion.weights import Weights
 
+
 def cheapest_path(errors: np.ndarray, penalty: float | np.ndarray) -> np.ndarray:
     """Member of every level, `(..., L)` indices: the least sum of `errors` (..., L, K) and of `penalty` (...) per change (Viterbi)."""
     errors, penalty = np.asarray(errors, dtype=float), np.asarray(penalty, dtype=float)[..., None]
