@@ -108,7 +108,7 @@ def lora_bytes(member: Member, rank: int = RANK) -> int:
 
 
 @contextmanager
-def _precision(network: nn.Module) -> Iterator[None]:
+def precision(network: nn.Module) -> Iterator[None]:
     """bfloat16 where it is fast and safe: on GPUs, and on CPUs that compute in it."""
     device = network.device.type
     fast = device == "cuda" or (device == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
@@ -158,7 +158,7 @@ def task_of(ensemble: Ensemble, k: int, network: nn.Module, images: list, prompt
 
     def predict(x_t: Tensor, level: Tensor, rows: Condition) -> Tensor:
         given = {family.sample: x_t.to(network.dtype), "timestep": path.timestep(level), **put(arguments, rows)}
-        with _precision(network):
+        with precision(network):
             return network(**given, return_dict=False)[0].float()
 
     latents = ensemble.encode(list(images)).to(network.device)
