@@ -16,7 +16,7 @@ from fusion.evaluation.loss import held_out_gain, held_out_loss
 from fusion.evaluation.population import is_countable, population_distance
 from fusion.evaluation.recommendation import NONE, Recommendation, recommend
 from fusion.methods.coordinates import Coordinates
-from fusion.methods.single import best_single
+from fusion.methods.single import best_single, one_hot
 from fusion.objective import ResidualGram, fit_gram
 from fusion.target import Target
 
@@ -38,7 +38,7 @@ def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None =
     drawn = [place for place, row in enumerate(rows) if row.samples]
     stages = len(drawn) * (2 if space is not None else 1)
     for place in drawn:
-        found = _losses(ensemble, rows[place], fit, held_out)
+        found = {} if held_out is None else losses(held_out, fit, rows[place].method, _applied(ensemble, rows[place]))
         if population is not None and is_countable(ensemble.cards):
             found["population"] = population_distance([sample.image for sample in rows[place].samples], population)
         rows[place] = replace(rows[place], **found)
@@ -68,17 +68,26 @@ def _tell(progress, done: int, total: int, message: str) -> None:
 
 # ------------------------------------------------------------------------------------------------ denoising loss
 
-def _losses(ensemble, row, fit, held_out) -> dict:
-    """Held-out loss, and what is saved against the best single model, for the methods whose loss the statistic knows."""
-    if held_out is None or row.method.split("/")[0] not in LOSSES:
+def losses(held_out: ResidualGram, fit, method: str, weights) -> dict:
+    """Held-out loss, and what is saved against the best single model, for the methods whose loss the statistic knows; else nothing.
+
+    `weights`: (K,), or `Weights` by level; for the mixture its proportions.
+    """
+    if method.split("/")[0] not in LOSSES:
         return {}
-    sample, routed, count = row.samples[0], row.method == "mixture", len(ensemble.names)
-    alone = sample.member is not None and not routed
-    weights = np.eye(count)[ensemble.names.index(sample.member)] if alone else sample.applied
+    routed = method == "mixture"
     found = {"loss": held_out_loss(held_out, weights, routed=routed)}
     if fit is not None:
-        found["gain"] = held_out_gain(held_out, weights, np.eye(count)[best_single(fit)], routed=routed)
+        found["gain"] = held_out_gain(held_out, weights, one_hot(len(held_out.names), best_single(fit)), routed=routed)
     return found
+
+
+def _applied(ensemble, row):
+    """The weights whose loss stands for a row: those of its samples, one model's where they are one model's."""
+    sample = row.samples[0]
+    if sample.member is None or row.method == "mixture":
+        return sample.applied
+    return one_hot(len(ensemble.names), ensemble.names.index(sample.member))
 
 
 # ------------------------------------------------------------------------------------------------ calibrated residual features
@@ -135,7 +144,8 @@ def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, 
         found = {"kid": kid(reading, target), "diversity": diversity(reading, target), "notes": rows[place].notes}
         if known is not None:
             seen = copies(_latents(ensemble, [sample.image for sample in rows[place].samples]), known, _latents(ensemble, held))
-            found |= {"copies": _share(seen), "notes": found["notes"] | _copied(seen)}
+            share, remark = copied(seen)
+            found |= {"copies": share, "notes": found["notes"] | remark}
         rows[place] = replace(rows[place], **found)
     return recommend(rows, readings, target, paired=_paired([rows[place] for place in readable])) if len(readings) > 1 else None
 
@@ -144,14 +154,13 @@ def _latents(ensemble, images) -> np.ndarray:
     return ensemble.encode(list(images)).flatten(1).numpy()
 
 
-def _share(seen: Copies) -> Estimate:
-    return Estimate(seen.share, seen.share, seen.share, seen.chance)
-
-
-def _copied(seen: Copies) -> dict[str, str]:
+def copied(seen: Copies) -> tuple[Estimate, dict[str, str]]:
+    """The figure of the column, and a sentence where the samples repeat fitted images."""
+    share = Estimate(seen.share, seen.share, seen.share, seen.chance)
     if not seen.flagged:
-        return {}
-    return {"copies": f"It repeats images it was fitted to: fresh images of the target show so many with probability {seen.p_value:.1g}."}
+        return share, {}
+    text = f"It repeats images it was fitted to: fresh images of the target show so many with probability {seen.p_value:.1g}."
+    return share, {"copies": text}
 
 
 def _in_order(samples) -> list:

@@ -1,0 +1,117 @@
+"""Every method on the three example targets, over seeds: the full table of evidence, and what it recommends.
+
+A seed is another set of sampling seeds and another draw of the noise in the target's statistic, so that weights and proportions vary, too;
+the twelve fitted and forty-eight held-out images are the shipped ones. What a method searches or trains (`prepare`) is found once for each
+target, with seed 0's fit, and used with every seed's samples. Each (target, seed, method) is kept in `work` as soon as it is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fusion.evaluation.columns import FIGURES, notes
+from fusion.evaluation.diversity import copies
+from fusion.evaluation.estimate import Estimate
+from fusion.evaluation.features import distance_of_means
+from fusion.evaluation.report import Row
+from fusion.evaluation.weighing import copied, losses
+from fusion.methods import METHODS, NAMES, Cost
+from fusion.methods.coordinates import Coordinates
+from fusion.objective import ResidualGram, fit_gram
+from fusion.studies import evidence_report
+from fusion.studies.fidelity import portraits_ensemble
+from fusion.studies.method_bench import Bench, applied
+from fusion.studies.portrait_evidence import judged
+from fusion.studies.portrait_samples import STEPS, Pictures
+from fusion.target import Target
+from models.catalog import REPOSITORY
+from models.portraits.population import TARGET_POPULATIONS
+
+TITLE = "Every method on the example targets"
+SAMPLES, SEEDS = 128, 3  # a method, target and seed
+RESIDUAL = 16  # samples, of seed 0, whose calibrated features are read: 128 evaluations each
+
+
+def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None, progress=None, stop=None,
+        methods: tuple[str, ...] | None = None) -> dict:  # fmt: skip
+    """The summary that evidence.json holds. Stopped early, it reports what there is and goes on from `work` the next time.
+
+    `methods`: which take part (all; a quick run leaves out those that search or train).
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    count, steps, seeds = (8, 2, seeds or 1) if quick else (SAMPLES, STEPS, seeds or SEEDS)
+    ensemble, results = portraits_ensemble("cpu"), []
+    benches = {target: Bench(ensemble, target, *(_images(target, part, 6 if quick else None) for part in ("fit", "held_out")), work, count,
+                             steps) for target in list(TARGET_POPULATIONS)[: 1 if quick else None]}  # fmt: skip
+    methods = methods or tuple(name for name in NAMES if not (quick and METHODS[name].prepare is not None))
+    jobs, drawn = [(target, seed, name) for name in methods for target in benches for seed in range(seeds)], {}
+    for number, (target, seed, name) in enumerate(jobs):
+        if stop is not None and stop():
+            break
+        drawn[target, seed, name] = benches[target].cell(name, seed, stop)
+        if progress is not None:
+            progress(number + 1, len(jobs), f"{target}, {name}, seed {seed}")
+    for target, bench in benches.items():
+        for seed in range(seeds):
+            cells = {n: cell for (t, s, n), cell in drawn.items() if (t, s) == (target, seed) and cell is not None}
+            if len(cells) > 1:
+                results.append(_weighed(bench, seed, cells, (2 if quick else RESIDUAL) if seed == 0 else 0))
+    return evidence_report.write(out, results, {
+        "samples": count, "seeds": seeds, "steps": steps, "fitted": len(bench.fitted), "held_out": len(bench.held), "residual": RESIDUAL,
+        "methods": list(methods), "complete": len(drawn) == len(jobs) and None not in drawn.values()})  # fmt: skip
+
+
+def _images(target: str, part: str, most: int | None) -> Target:
+    folder = REPOSITORY / "assets" / "targets" / target / part
+    records = json.loads((folder / "captions.json").read_text())[:most]
+    return Target(tuple(Image.open(folder / r["file"]).convert("RGB") for r in records), tuple(r["prompt"] for r in records))
+
+
+def _weighed(bench: Bench, seed: int, cells: Mapping[str, tuple[Pictures | None, dict]], residual: int) -> dict:
+    """All evidence of one target and seed as plain values, with the recommendation made from these samples alone."""
+    fit, population = bench.fit(seed), TARGET_POPULATIONS[bench.name]
+    drawn = {name: pictures for name, (pictures, _) in cells.items() if pictures is not None}
+    costs = {name: Cost(**told["cost"]) for name, (pictures, told) in cells.items() if pictures is not None}
+    rows, recommendation = judged(drawn, bench.held_pictures, population, costs)
+    latents = {name: _latents(bench, one) for name, one in (("fitted", bench.fitted_pictures), ("held", bench.held_pictures))}
+    found = []
+    for row in rows:
+        told, pictures = cells[row.method][1], drawn[row.method]
+        seen = copies(_latents(bench, pictures), latents["fitted"], latents["held"])
+        share, remark = copied(seen)
+        loss = losses(bench.held_out, fit, row.method, applied(told, bench.ensemble.names))
+        row = replace(row, seconds=told["seconds"], copies=share, notes=remark, **loss)
+        if residual:
+            row = replace(row, features=_features(bench, fit, row.method, pictures, residual))
+        found.append(_plain(row, told, pictures))
+    problems = {name: told["problem"] for name, (_, told) in cells.items() if "problem" in told}
+    return {"target": bench.name, "seed": seed, "rows": found, "problems": problems, "recommendation": asdict(recommendation),
+            "fit": fit.summary()}  # fmt: skip
+
+
+def _latents(bench: Bench, pictures: Pictures) -> np.ndarray:
+    with torch.autocast("cpu", torch.bfloat16):
+        return bench.ensemble.encode(pictures.pil()).float().flatten(1).numpy()
+
+
+def _features(bench: Bench, fit, name: str, pictures: Pictures, count: int) -> Estimate:
+    """Distance in calibrated features of the first `count` samples, whose statistic is kept in `work`."""
+    file = bench.work / f"{bench.name}-{name}.residuals.safetensors"
+    if not file.is_file():
+        one = pictures.take(slice(count))
+        fit_gram(bench.ensemble, one.pil(), list(one.prompts), **bench.calibration.settings).save(file)
+    space = Coordinates.of(fit.calibrated, bench.ensemble.names)
+    return distance_of_means(space.read(ResidualGram.load(file)), space.read(bench.held_out))
+
+
+def _plain(row: Row, told: dict, pictures: Pictures) -> dict:
+    figures = {name: None if getattr(row, name) is None else asdict(getattr(row, name)) for name in FIGURES}
+    return {"method": row.method, "title": row.title, "cost": asdict(row.cost), "seconds": row.seconds, "preparing": told["preparing"],
+            "notes": notes(row), "cells": np.bincount(pictures.cells, minlength=18).tolist(), **figures}  # fmt: skip

@@ -1,0 +1,58 @@
+"""Methods' portraits against a target's: true distances by cells, and the evidence and the recommendation that anybody would see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fusion.evaluation.denoiser_features import PromptSpace
+from fusion.evaluation.diversity import diversity
+from fusion.evaluation.kid import kid
+from fusion.evaluation.population import distance_of_counts
+from fusion.evaluation.recommendation import Recommendation, recommend
+from fusion.evaluation.report import Row
+from fusion.methods import METHODS, Cost
+from fusion.studies.portrait_samples import Pictures
+
+
+def judged(drawn: Mapping[str, Pictures], held_out: Pictures, population: np.ndarray,
+           costs: Mapping[str, Cost]) -> tuple[list[Row], Recommendation]:  # fmt: skip
+    """A row for every method, its population against the known one, and the recommendation, which does not see that."""
+    space = PromptSpace.of([one.features for one in drawn.values()], [one.prompts for one in drawn.values()])
+    target = space.read(held_out.features, held_out.prompts)
+    readings = {name: space.read(one.features, one.prompts) for name, one in drawn.items()}
+    rows = [
+        Row(name, METHODS[name].title, {}, costs.get(name), kid=kid(readings[name], target), diversity=diversity(readings[name], target),
+            population=distance_of_counts(np.bincount(one.cells, minlength=18), np.asarray(population).ravel(), known=True))
+        for name, one in drawn.items()
+    ]  # fmt: skip
+    first = next(iter(drawn.values())).seeds
+    return rows, recommend(rows, readings, target, paired=all(np.array_equal(one.seeds, first) for one in drawn.values()))
+
+
+def share_of_cells(pictures: Pictures) -> np.ndarray:
+    """`(18,)` shares of presentation x tone."""
+    return np.bincount(pictures.cells, minlength=18) / len(pictures)
+
+
+def population_lead(one: Pictures, other: Pictures, population: np.ndarray, *, draws: int = 2000) -> tuple[float, float, float]:
+    """`TV(other) - TV(one)` to a known population, with a 95 % interval over samples; samples of one seed are resampled together.
+
+    Both distances carry the same upward bias of sampling, which the difference takes off. Positive: `one` is the closer.
+    """
+    q, rng, count = np.asarray(population).ravel(), np.random.default_rng(0), len(one)
+    if not np.array_equal(one.seeds, other.seeds):
+        raise ValueError("samples of different seeds cannot be compared pairwise: draw both methods with the same seeds")
+    distance = lambda cells: 0.5 * np.abs(_shares(cells) - q).sum(-1)  # noqa: E731
+    rows = rng.integers(count, size=(draws, count))
+    moved = distance(other.cells[rows]) - distance(one.cells[rows])
+    low, high = np.quantile(moved, [0.025, 0.975])
+    return float(distance(other.cells[None])[0] - distance(one.cells[None])[0]), float(low), float(high)
+
+
+def _shares(cells: np.ndarray) -> np.ndarray:
+    """`(B, 18)` histograms of rows `(B, N)` of cells."""
+    counts = np.zeros((len(cells), 18))
+    np.add.at(counts, (np.arange(len(cells))[:, None], cells), 1.0)
+    return counts / cells.shape[1]

@@ -1,0 +1,107 @@
+"""The page of the study `recommendation`: how often the named method is the truly closest, beside an oracle and beside denoising loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fusion.studies import figures
+from fusion.studies.tables import markdown, write_csv
+
+RULES = {"recommended": "the recommendation", "oracle": "oracle", "least_loss": "least denoising loss",
+         "single": "always the best single model", "mixture": "always the mixture"}  # fmt: skip
+ABOUT = """# Does the recommendation name the method that is truly closest?
+
+Made by `python -m fusion study recommendation`. Do not edit.
+
+{targets} targets were drawn: mixtures of the four members, barycenters of them, populations partly outside, in turn. {fitted} images of
+each fit the methods, {held_out} others make the recommendation, {samples} samples a method at 10 steps. The truth is the total variation
+between a method's samples, read by the probe, and the population that the images were drawn from. A draw is clear where the two truly
+closest methods (of different samples) differ by more than chance: the 95 % interval of the difference over samples leaves out 0.
+
+The oracle ranks the methods by the true kinds of the same {held_out} held-out images: what their number allows at best.
+"""
+
+
+def write(out: Path, results: list[dict], settings: dict) -> dict:
+    """README.md, CSV, JSON and the figure; returns what the JSON holds."""
+    if not results:
+        return {"settings": settings, "draws": 0}
+    clear = [row for row in results if row["lead_low"] > 0]
+    summary = {"settings": settings, "draws": len(results), "clear": len(clear),
+               "rules": {rule: _score(results, clear, rule) for rule in RULES}, "decisions": _decisions(results)}  # fmt: skip
+    text = ABOUT.format(**settings) + "\n" + markdown(
+        [{"rule": RULES[rule], "clear": _share(s["right_clear"], len(clear)), "all": _share(s["right"], len(results)),
+          "regret": f"{s['regret']:.3f}"} for rule, s in summary["rules"].items()],
+        {"rule": "method named by", "clear": f"right in the {len(clear)} clear draws", "all": f"right in all {len(results)}",
+         "regret": "total variation lost, mean"},
+    )  # fmt: skip
+    text += "\n" + _decided(summary["decisions"]) + "\n![Share right against the lead of the closest method](right.svg)\n\n## Draws\n\n"
+    text += markdown([_line(row) for row in results])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "README.md").write_text(text)
+    (out / "recommendation.json").write_text(json.dumps(summary | {"targets": results}, indent=1) + "\n")
+    write_csv(out / "draws.csv", [_flat(row) for row in results])
+    _figure(out / "right.svg", results)
+    return summary
+
+
+def named(row: dict, rule: str) -> str:
+    return row[rule] if rule in row else rule
+
+
+def right(row: dict, rule: str) -> bool:
+    """Methods with the very same samples as the closest are as right."""
+    return named(row, rule) in row["as_near"]
+
+
+def _score(results, clear, rule: str) -> dict:
+    regret = [row["distance"][named(row, rule)] - row["distance"][row["truth"]] for row in results]
+    return {"right": sum(right(row, rule) for row in results), "right_clear": sum(right(row, rule) for row in clear),
+            "regret": float(np.mean(regret))}  # fmt: skip
+
+
+def _decisions(results) -> dict:
+    """How often the sentence claims more than chance, and whether the claim (nearer than the best single model, or not) is true."""
+    decided = [row for row in results if row["decided"]]
+    true = sum(row["distance"][row["recommended"]] <= min(row["distance"]["single"], max(row["distance"].values())) for row in decided)
+    return {"decided": len(decided), "true": int(true), "draws": len(results),
+            "truth_among_ties": sum(row["truth"] in [row["recommended"], *row["ties"]] for row in results)}  # fmt: skip
+
+
+def _decided(found: dict) -> str:
+    return (
+        f"The sentence claimed a lead over the best single model (or of it) beyond chance in {found['decided']} of {found['draws']} draws; "
+        f"in {found['true']} of these the named method was truly at least as close as the best single model. The truly closest method was "
+        f"the named one or among those that the sentence said cannot be told from it in {found['truth_among_ties']} of {found['draws']}.\n"
+    )
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count} ({count / total:.0%})" if total else "-"
+
+
+def _line(row: dict) -> dict:
+    far = row["distance"]
+    return {"target": f"{row['number'] + 1} {row['kind']}", "closest": f"{row['truth']} {far[row['truth']]:.3f}",
+            "second": f"{row['second']} {far[row['second']]:.3f}", "clear": "yes" if row["lead_low"] > 0 else "no",
+            "recommended": f"{row['recommended']} {far[row['recommended']]:.3f}", "decided": "yes" if row["decided"] else "no",
+            "oracle": row["oracle"], "best single": f"{far['single']:.3f}"}  # fmt: skip
+
+
+def _flat(row: dict) -> dict:
+    plain = {key: row[key] for key in ("number", "kind", "truth", "second", "lead", "lead_low", "recommended", "decided", "oracle")}
+    return plain | {f"distance {name}": value for name, value in row["distance"].items()} | {f"kid {n}": v for n, v in row["kid"].items()}
+
+
+def _figure(path: Path, results: list[dict]) -> None:
+    """Share right among the draws whose closest method leads by at least x."""
+    leads = [round(x, 3) for x in np.linspace(0, 0.15, 16)]
+    kept = {x: [row for row in results if row["lead"] >= x] for x in leads}
+    series = {RULES[rule]: [(x, float(np.mean([right(r, rule) for r in rows]))) for x, rows in kept.items() if len(rows) >= 3]
+              for rule in RULES}  # fmt: skip
+    panel = figures.Panel("Right, of draws with such a lead", "lead of the closest method, total variation", "share right", series,
+                          levels={"aim": 0.8}, y_range=(0, 1.03))  # fmt: skip
+    figures.draw(path, [panel], columns=1, width=6.5, height=4)

@@ -1,0 +1,147 @@
+"""The page of the study `sample-size`: the curves, and how many images each method needs to be as good as a given one."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from fusion.evaluation.estimate import Estimate
+from fusion.studies.figures import COLOURS, DASHES, MARKERS
+from fusion.studies.tables import markdown, pivot, write_csv
+
+ABOUT = """# How many target images does each method need?
+
+Made by `python -m fusion study sample-size`. Do not edit.
+
+Images of the population `{target}`: {sizes} of them are fitted, nested, {held_out} further ones are held out; {samples} samples a method
+at {steps} steps; seeds: {seeds} (other images and other sampling seeds). Total variation between the samples' population, read by the
+probe, and the known one; in brackets the 95 % interval over samples, averaged over seeds.
+"""
+QUALITIES = (0.40, 0.35, 0.30, 0.25, 0.20)
+
+
+def write(out: Path, rows: list[dict], settings: dict) -> dict:
+    """README.md, sample-size.json, CSV and the figure; returns what the JSON holds."""
+    out.mkdir(parents=True, exist_ok=True)
+    curves = _curves(rows)
+    needed = {name: break_even(curve["population"]) for name, curve in curves.items()}
+    summary = {"settings": settings, "curves": curves, "break_even": needed, "rows": rows}
+    (out / "sample-size.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    if not rows:
+        return summary
+    text = ABOUT.format(**settings | {"sizes": ", ".join(map(str, settings["sizes"]))})
+    text += "" if settings["complete"] else "\n**Stopped early: the same command goes on and completes it.**\n"
+    for name, label in (("population", "Distance to the population"), ("kid", "KID against held-out images")):
+        figures = {(curve["title"], size): Estimate(*point) for curve in curves.values() for size, *point in curve[name]}
+        text += f"\n## {label}\n\n" + pivot(figures, "method", settings["sizes"], lambda size: f"{size} images")
+    text += "\n![Distance to the population against the number of target images](sample-size.svg)\n" + _business(summary)
+    (out / "README.md").write_text(text)
+    write_csv(out / "sample-size.csv", [_flat(row) for row in rows])
+    _figure(out / "sample-size.svg", curves, settings)
+    return summary
+
+
+def _curves(rows: list[dict]) -> dict:
+    """Per method: `[size, value, low, high]`, means over seeds, and what it costs."""
+    curves = {}
+    for name in dict.fromkeys(row["method"] for row in rows):
+        same = [row for row in rows if row["method"] == name]
+        sizes = dict.fromkeys(row["size"] for row in same)
+        points = {figure: [[size, *_mean([row[figure] for row in same if row["size"] == size])] for size in sizes]
+                  for figure in ("population", "kid")}  # fmt: skip
+        costs = {key: float(np.mean([row["cost"][key] for row in same])) for key in ("evaluations", "memory")}
+        once = {key: float(np.mean([value(row) for row in same])) for key, value in (
+            ("preparing", lambda row: row["preparing"]), ("preparation", lambda row: row["cost"]["preparation"]))}  # fmt: skip
+        curves[name] = {"title": same[0]["title"], **points, **costs, **once}
+    return curves
+
+
+def _mean(estimates: list[dict]) -> list[float]:
+    return np.mean([[one[end] for end in ("value", "low", "high")] for one in estimates], axis=0).tolist()
+
+
+def break_even(curve: list) -> dict:
+    """For every quality the number of images from which on a method keeps it, between two sizes on a logarithmic scale; None where it
+    never does up to the largest, the smallest size where it does there already."""
+    found = {}
+    for quality in QUALITIES:
+        reached = None
+        for (size, value, *_), (before, worse, *_) in zip(curve[::-1], curve[-2::-1] + [(None, math.inf)]):
+            if value > quality:
+                break
+            reached = size if before is None or worse <= quality or worse == value else _between(before, worse, size, value, quality)
+        found[f"{quality:.2f}"] = reached
+    return found
+
+
+def _between(before: float, worse: float, size: float, value: float, quality: float) -> float:
+    share = (worse - quality) / (worse - value)
+    return float(math.exp(math.log(before) + share * (math.log(size) - math.log(before))))
+
+
+def _business(summary: dict) -> str:
+    """Images needed for a quality, and what each method costs: for an image, for a target, and before any target."""
+    smallest, largest, lines = summary["settings"]["sizes"][0], summary["settings"]["sizes"][-1], []
+    for name, curve in summary["curves"].items():
+        needed = {q: _told(n, smallest, largest) for q, n in summary["break_even"][name].items()}
+        once = f"{curve['preparing']:.0f} s" if curve["preparing"] else "-"
+        lines.append({"method": curve["title"]} | needed | {"evaluations an image": f"{curve['evaluations']:g}", "once a target": once})
+    headings = {q: f"TV {q}" for q in lines[0] if q.startswith("0.")}
+    text = "\n## Images needed for a quality\n\n" + markdown(lines, {key: headings.get(key, key) for key in lines[0]})
+    before = summary["settings"]["before"]
+    text += (
+        f"\nBefore any target: a calibration, which the mixture, the blend and the choice of the best single model stand on, takes "
+        f"{before['calibration']['evaluations']:,} network evaluations ({before['calibration']['images']} images of the models' own)"
+    )
+    phase = before["source phase"]
+    source = "" if phase is None else f"; the source phase of Transfer trained for {phase['seconds']:,.0f} s"
+    return f"{text}{source}, once for an ensemble.\n"
+
+
+def _told(images: float | None, smallest: int, largest: int) -> str:
+    if images is None:
+        return f"not by {largest}"
+    return f"{smallest} or fewer" if images <= smallest else f"{images:.0f}"
+
+
+def _flat(row: dict) -> dict:
+    flat = {key: row[key] for key in ("seed", "size", "method", "preparing")}
+    return flat | {f"{name} {end}": row[name][end] for name in ("population", "kid") for end in ("value", "low", "high")} | row["cost"]
+
+
+def _figure(path: Path, curves: dict, settings: dict) -> None:
+    """All methods in one pair of axes, each with its name at its end; colour, marker and dash tell neighbours apart."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": "study", "svg.fonttype": "none", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(8.4, 5.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axis = figure.subplots()
+        ends = []
+        for number, curve in enumerate(curves.values()):
+            sizes, values = [point[0] for point in curve["population"]], [point[1] for point in curve["population"]]
+            style = {"color": COLOURS[number % 8], "marker": MARKERS[(number + number // 8) % 8], "linestyle": DASHES[number // 8 * 2 % 8]}
+            axis.plot(sizes, values, markersize=4.5, linewidth=1.4, **style)
+            ends.append((values[-1], curve["title"], style["color"]))
+        axis.set_xscale("log")
+        axis.set_xticks(settings["sizes"], [str(size) for size in settings["sizes"]])
+        axis.minorticks_off()
+        axis.set(xlabel="target images", ylabel="total variation to the target's population")
+        for place, (value, title, colour) in _spread(sorted(ends), axis.get_ylim()):
+            axis.annotate(title, (settings["sizes"][-1], value), xytext=(1.04, place), textcoords=("axes fraction", "data"), color=colour,
+                          fontsize=8, va="center", arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6})  # fmt: skip
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _spread(ends: list, limits: tuple[float, float]) -> list:
+    """Places for labels, a line apart, near their curves' ends."""
+    step, placed, at = (limits[1] - limits[0]) / 26, [], -math.inf
+    for end in ends:
+        at = max(end[0], at + step)
+        placed.append((at, end))
+    return placed

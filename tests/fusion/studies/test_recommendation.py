@@ -1,0 +1,144 @@
+"""The evidence studies on constructed pictures: true distances, what their pages count, where curves cross, and that drawing resumes."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from fusion.methods import METHODS, NAMES, Cost
+from fusion.studies import evidence, portrait_samples, recommendation, recommendation_report, sample_size_report
+from fusion.studies.evidence_report import write as write_evidence
+from fusion.studies.portrait_evidence import judged, population_lead, share_of_cells
+from fusion.studies.portrait_samples import Pictures, prompt_of, routed
+from models.portraits.population import MEMBER_POPULATIONS, TARGET_POPULATIONS, total_variation
+from tests.fusion import small
+
+MEANS = np.random.default_rng(9).normal(size=(18, 6))
+
+
+def pictures(population, count: int, seed: int, first: int = 0) -> Pictures:
+    """Pictures whose features show their cell: as if a denoiser had read them."""
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(18, size=count, p=np.ravel(population))
+    features, seeds = MEANS[cells] + 0.3 * rng.normal(size=(count, 6)), np.arange(first, first + count)
+    return Pictures(np.zeros((count, 8, 8, 3), np.uint8), cells, features, tuple(prompt_of(int(s)) for s in seeds), seeds)
+
+
+def test_the_lead_is_the_difference_of_distances():
+    truth = TARGET_POPULATIONS["valley"]
+    near, far = pictures(truth, 400, 0), pictures(MEMBER_POPULATIONS["summit"], 400, 1)
+    value, low, high = population_lead(near, far, truth)
+    distances = [total_variation(share_of_cells(one), truth) for one in (far, near)]
+    assert value == pytest.approx(distances[0] - distances[1]) and 0 < low < value < high
+    assert population_lead(far, near, truth)[0] == pytest.approx(-value)
+    assert population_lead(near, near, truth) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="same seeds"):
+        population_lead(near, pictures(truth, 400, 2, first=1), truth)
+
+
+def test_the_nearest_population_is_recommended_without_seeing_populations():
+    truth = TARGET_POPULATIONS["valley"]
+    drawn = {"single": pictures(MEMBER_POPULATIONS["harbor"], 256, 0), "uniform": pictures(MEMBER_POPULATIONS["base"], 256, 1),
+             "mixture": pictures(truth, 256, 2)}  # fmt: skip
+    rows, told = judged(drawn, pictures(truth, 96, 3), truth, {name: Cost(10, 1) for name in drawn})
+    assert told.method == "mixture" and told.decided
+    assert min(rows, key=lambda row: row.population.value).method == "mixture"
+
+
+def test_routed_pictures_are_the_members_own():
+    pools = [pictures(MEMBER_POPULATIONS[name], 160, k) for k, name in enumerate(("harbor", "summit"))]
+    found = routed(pools, np.array([0.75, 0.25]))
+    own = [[np.array_equal(found.features[i], pool.features[i]) for i in range(160)] for pool in pools]
+    assert np.logical_xor(*own).all() and np.mean(own[0]) == pytest.approx(0.75, abs=0.02)
+    assert routed(pools, np.array([0.0, 1.0])).cells.tolist() == pools[1].cells.tolist()
+
+
+def test_drawn_targets_are_populations_and_repeat():
+    kinds = [recommendation.population(number) for number in range(12)]
+    assert [kind for kind, _ in kinds[:3]] == list(recommendation.KINDS)
+    for number, (_, table) in enumerate(kinds):
+        assert table.shape == (3, 6) and table.sum() == pytest.approx(1) and (table > 0).all()
+        assert np.array_equal(recommendation.population(number)[1], table)
+
+
+def draw_of(number, truth, recommended, lead_low, oracle="mixture"):
+    far = {"single": 0.4, "mixture": 0.2, "uniform": 0.3}
+    return {"number": number, "kind": "mixture", "distance": far, "kid": far, "recommended": recommended, "ties": [], "decided": True,
+            "truth": truth, "as_near": [truth], "second": "uniform", "lead": 0.1, "lead_low": lead_low, "oracle": oracle,
+            "least_loss": "uniform"}  # fmt: skip
+
+
+def test_the_page_counts_what_was_right(tmp_path):
+    results = [draw_of(0, "mixture", "mixture", 0.05), draw_of(1, "mixture", "single", 0.05), draw_of(2, "mixture", "mixture", -0.01)]
+    summary = recommendation_report.write(tmp_path, results, {"samples": 8, "fitted": 4, "held_out": 8, "targets": 3})
+    rule = summary["rules"]["recommended"]
+    assert (summary["clear"], rule["right"], rule["right_clear"]) == (2, 2, 1) and rule["regret"] == pytest.approx(0.2 / 3)
+    assert summary["rules"]["oracle"]["right"] == 3 and summary["rules"]["least_loss"]["right"] == 0
+    text = (tmp_path / "README.md").read_text()
+    assert "right in the 2 clear draws" in text and "1 (50%)" in text and (tmp_path / "right.svg").stat().st_size < 150_000
+    assert json.loads((tmp_path / "recommendation.json").read_text())["draws"] == 3
+
+
+def test_break_even_lies_where_the_curve_crosses():
+    curve = [[4, 0.5, 0, 1], [16, 0.3, 0, 1], [64, 0.22, 0, 1]]
+    found = sample_size_report.break_even(curve)
+    assert found["0.40"] == pytest.approx(8.0)  # half-way down, half-way in the logarithm
+    assert found["0.30"] == pytest.approx(16) and found["0.20"] is None
+    assert sample_size_report.break_even([[4, 0.19, 0, 1], [64, 0.1, 0, 1]])["0.20"] == 4
+    bumpy = [[4, 0.2, 0, 1], [16, 0.5, 0, 1], [64, 0.3, 0, 1]]  # what is not kept has not been reached
+    assert found["0.25"] > 16 and sample_size_report.break_even(bumpy)["0.40"] > 16
+
+
+def test_drawing_goes_on_where_it_was_stopped(tmp_path):
+    ensemble, asked = small.ensemble(tmp_path), []
+
+    def draw(plan):
+        asked.append(list(plan.seeds))
+        return METHODS["uniform"].run(ensemble, None, plan)
+
+    settings, file = {"at_once": 4, "steps": 1}, tmp_path / "x.safetensors"
+    assert portrait_samples.samples(ensemble, draw, file, range(8), stop=lambda: len(asked) == 1 and file.is_file(), **settings) is None
+    assert len(portrait_samples.load(file)) == 4
+    whole = portrait_samples.samples(ensemble, draw, file, range(8), **settings)
+    assert len(whole) == 8 and asked[-1] == [4, 5, 6, 7] and whole.prompts[5] == prompt_of(5)
+    again = portrait_samples.samples(ensemble, None, file, range(8), **settings)
+    assert np.array_equal(again.features, whole.features) and len(again.take(slice(3))) == 3
+
+
+def figure(value):
+    return {"value": value, "low": value - 0.1, "high": value + 0.1, "floor": None}
+
+
+def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
+    rng = np.random.default_rng(0)
+    cells = lambda name: np.bincount(rng.choice(18, 64, p=TARGET_POPULATIONS[name].ravel()), minlength=18).tolist()  # noqa: E731
+    results = []
+    for target in ("valley", "coast"):
+        for seed in range(3):
+            rows = [{"method": name, "title": name.title(), "cost": asdict(Cost(10, 1.0)),
+                     "seconds": 0.1 if seed else None, "preparing": 0.0, "notes": {"kid": "odd"}, "cells": cells(target),
+                     **{f: figure(0.2 + seed / 100) for f in ("kid", "features", "population", "diversity", "copies", "loss", "gain")}}
+                    for name in ("single", "mixture")]  # fmt: skip
+            results.append({"target": target, "seed": seed, "rows": rows, "problems": {"matched": "no calibration"}, "fit": {},
+                            "recommendation": {"method": "mixture", "sentence": f"Recommended {seed}."}})  # fmt: skip
+    settings = {"samples": 64, "seeds": 3, "steps": 2, "fitted": 12, "held_out": 48, "residual": 4, "methods": ["single"], "complete": True}
+    summary = write_evidence(tmp_path, results, settings)
+    text, row = (tmp_path / "README.md").read_text(), summary["targets"]["valley"]["rows"][0]
+    assert row["figures"]["kid"]["value"] == pytest.approx(0.21) and row["figures"]["kid"]["samples"] == pytest.approx([0.11, 0.31])
+    assert row["figures"]["kid"]["seeds"][1] - 0.21 == pytest.approx(4.302653 * 0.01 / np.sqrt(3), abs=1e-5)
+    assert row["figures"]["population"]["samples"][0] <= row["figures"]["population"]["value"] <= row["figures"]["population"]["samples"][1]
+    assert "Recommended 2." in text and "0.210 ± 0.025 [0.110 to 0.310]" in text and "KID of Single, Mixture: odd" in text
+    assert "matched: no calibration" in text and "## coast" in text and (tmp_path / "population.svg").stat().st_size < 150_000
+    assert len((tmp_path / "evidence.csv").read_text().splitlines()) == 5 and json.loads((tmp_path / "evidence.json").read_text())
+
+
+def test_a_quick_run_writes_its_page_and_resumes(tmp_path):
+    told = []
+    methods = ("single", "mixture")
+    first = evidence.run(tmp_path / "out", tmp_path / "work", quick=True, methods=methods, progress=lambda *a: told.append(a))
+    assert told and first["settings"]["complete"] and {row["method"] for row in first["targets"]["valley"]["rows"]} == set(methods)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
+    assert evidence.run(tmp_path / "out", tmp_path / "work", quick=True, methods=methods) == first
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
+    assert set(methods) <= set(NAMES)
