@@ -107,12 +107,12 @@ def lines(
 
 def dots(names: Sequence[str], found: Sequence[dict], *, label: str) -> str:
     """One row per name: a dot at `value`, a line from `low` to `high`, a tick at `floor` (chance alone) where there is one."""
-    width, left, high = 520, 190, 30
+    width, left, high = 400, 150, 30
     ends = [v for f in found for v in (f["value"], f["low"], f["high"], f.get("floor")) if v is not None and math.isfinite(v)]
     low, top = min([0.0, *ends]), max([1e-12, *ends])
 
     def px(v: float | None) -> float:
-        return left + (min(max(low if v is None else v, low), top) - low) / (top - low) * (width - left - 62)
+        return left + (min(max(low if v is None else v, low), top) - low) / (top - low) * (width - left - 56)
 
     rows = [f'<path class="axis" d="M{px(0.0):.1f} 4V{high * len(names) + 4}"/>']
     for n, (name, f) in enumerate(zip(names, found)):

@@ -17,12 +17,18 @@ TEXTS = ("kid", "features", "population", "diversity", "copies", "loss", "gain",
 
 def render(session, report: dict, *, key: str) -> str:
     """Recommendation, table and plots. `key` tells this table from others on the page, for sorting."""
-    columns = [c for c in report["columns"] if any(number(row, c["name"]) is not None for row in report["rows"])]
+    columns = told(report)
     said = escape(recommendation(session, report))
     return (
         f'<p class="verdict" data-recommended="{escape(report["recommendation"].get("method") or "")}">{said}</p>'
         f"{_table(session, report, columns, key)}{_plots(session, report, columns)}{_legend(session, columns)}"
     )
+
+
+def told(report: dict) -> list[dict]:
+    """The columns that say something: at least one figure, and training only where something was trained."""
+    found = {c["name"]: [v for row in report["rows"] if (v := number(row, c["name"])) is not None] for c in report["columns"]}
+    return [c for c in report["columns"] if found[c["name"]] and (c["name"] != "training_seconds" or any(found[c["name"]]))]
 
 
 def title(session, column: dict) -> str:
@@ -67,7 +73,7 @@ def _best(rows: list[dict], column: dict) -> float | None:
     if column.get("lower_is_better") is None or column["name"] in (*COST, "seconds", "loss", "gain"):
         return None
     values = [v for row in rows if (v := number(row, column["name"])) is not None]
-    return (min if column["lower_is_better"] else max)(values) if len(values) > 1 else None
+    return (min if column["lower_is_better"] else max)(values) if len(set(values)) > 1 else None
 
 
 def _head(session, column: dict, key: str, by: str | None, descending: bool) -> str:
@@ -107,10 +113,10 @@ def _cell(session, row: dict, column: dict, best: float | None) -> str:
         return f'<td class="num faint" title="{escape(said)}" aria-description="{escape(said)}">–</td>'
     text = digits(value)
     text = f"<b>{text}</b>" if best is not None and value == best else text
+    text += '<span class="faint" aria-hidden="true">*</span>' if note else ""
     if isinstance(found, dict):
         text += f"<small>{_end(found['low'])} … {_end(found['high'])}</small>"
-    mark = '<span class="faint" aria-hidden="true"> *</span>' if note else ""
-    return f'<td class="num" title="{escape(said)}" aria-description="{escape(said)}">{text}{mark}</td>'
+    return f'<td class="num" title="{escape(said)}" aria-description="{escape(said)}">{text}</td>'
 
 
 def explain(session, row: dict, column: dict) -> str:
@@ -135,11 +141,11 @@ def digits(value: float) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     size = abs(value)
-    if size >= 100:
+    if size >= 100 or value == int(value):
         return f"{value:,.0f}"
     if size >= 10:
         return f"{value:.1f}"
-    return f"{value:.3f}" if size >= 0.01 or size == 0 else f"{value:.1e}" if size < 0.001 else f"{value:.4f}"
+    return f"{value:.3f}" if size >= 0.01 else f"{value:.1e}" if size < 0.001 else f"{value:.4f}"
 
 
 def _end(value: float | None) -> str:
@@ -165,7 +171,7 @@ def _legend(session, columns: list[dict]) -> str:
 
 def blocks(session, report: dict) -> list[tuple]:
     """The same figures for the report on paper: a table, and dots for the distances."""
-    columns = [c for c in report["columns"] if any(number(row, c["name"]) is not None for row in report["rows"])]
+    columns = told(report)
     heads = [session.tell("word.method"), *(title(session, c) for c in columns)]
     ran = [row for row in report["rows"] if not row.get("problem")]
     out = [("table", heads, [[method_title(session, row), *(_plain_cell(row, c["name"]) for c in columns)] for row in ran])]

@@ -217,6 +217,7 @@ class Sheet:
             axes.plot(ends, [-n, -n], color=charts.colour(n), linewidth=1.6)
             axes.plot([one["value"]], [-n], marker="osD^v"[n % 5], color=charts.colour(n), markersize=4)
         axes.axvline(0, color="#999999", linewidth=0.6)
+        axes.set_ylim(0.6 - len(names), 0.6)
         axes.set_yticks([-n for n in range(len(names))], names, fontsize=7)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
