@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fusion.lazy import Lazy
 from fusion.parallel import lonely, started, wants_cpu
 
-NAMES = ("fit", "sample", "compare", "train", "represent", "distill", "study", "deploy", "serve")
+NAMES = ("fit", "sample", "compare", "details", "train", "represent", "distill", "study", "deploy", "serve")
 COMMANDS = Lazy(NAMES, "fusion.commands")  # name -> module with ABOUT, arguments, run
 
 ABOUT = """Fuse several text-to-image models to make images like yours.

@@ -22,7 +22,7 @@ from fusion.transfer.trained import Trained
 from fusion.transfer.training import Schedule, train
 from models.ensemble import Ensemble
 
-SCHEDULE = Schedule(steps=300, batch=16, rate=1e-3, every=25, patience=4, average_over=20)
+SCHEDULE = Schedule(steps=300, batch=16, rate=2e-4, every=20, patience=4, average_over=20)
 LEVELS = 8  # noise levels of every held-out image at a look
 
 
