@@ -70,7 +70,7 @@ def run(out: Path, work: Path, *, quick: bool, seeds: int | None, progress, stop
                               most=size.most)  # fmt: skip
     facts = {"images": len(images), "sevens": int((labels == 7).sum()), "nines": int((labels == 9).sum()), "sizes": given.sizes}
     repeats = range(seeds or size.seeds)
-    shelf = Shelf(work, {**asdict(size), **facts}, World.parts + len(repeats) * len(given.sizes), progress, stop)
+    shelf = Shelf(work, {**asdict(size), **facts, "seeds": "any"}, World.parts + len(repeats) * len(given.sizes), progress, stop)
     try:
         world = World(given, size, shelf)
         cells = [cell(world, n, seed) for seed in repeats for n in given.sizes]

@@ -90,7 +90,7 @@ def run(out: Path, work: Path, *, quick: bool, seeds: int | None, progress, stop
 
     size = QUICK if quick else Size()
     repeats = range(seeds or size.seeds)
-    shelf = Shelf(work, asdict(size), len(repeats) * (1 + len(KINDS) * len(size.sizes)), progress, stop)
+    shelf = Shelf(work, asdict(size) | {"seeds": "any"}, len(repeats) * (1 + len(KINDS) * len(size.sizes)), progress, stop)
     try:
         rows = [row for seed in repeats for row in _seed(size, shelf, seed)]
     except RuntimeError:
