@@ -49,11 +49,21 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], summary: str) 
     return f'<details data-key="table"><summary>{escape(summary)}</summary>{plain_table(heads, rows)}</details>'
 
 
+def percents(values) -> list[int]:
+    """Whole percentages that sum to 100 where the values sum to 1: the largest remainders are rounded up."""
+    exact = [100 * float(v) for v in values]
+    whole = [int(v + 1e-9) for v in exact]
+    order = sorted(range(len(exact)), key=lambda i: whole[i] - exact[i])
+    for i in order[: max(0, round(sum(exact)) - sum(whole))]:
+        whole[i] += 1
+    return whole
+
+
 def shares(names: Sequence[str], values, interval=None, *, title: str = "") -> str:
     """One lane per model: a bar for the share, a whisker for its interval, both also as text."""
-    items = []
+    items, whole = [], percents(values)
     for i, name in enumerate(names):
-        value, text, whisker = float(values[i]), f"<b>{100 * float(values[i]):.0f}\u202f%</b>", ""
+        value, text, whisker = float(values[i]), f"<b>{whole[i]}\u202f%</b>", ""
         if interval is not None:
             low, high = (float(v) for v in interval[i])
             text += f" <small>{100 * low:.0f}–{100 * high:.0f}\u202f%</small>"

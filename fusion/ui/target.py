@@ -23,9 +23,10 @@ def render(session) -> str:
     say, pictures = session.say, session.pictures
     parts = [notes(session, "target")]
     if pictures:
+        count = say("target.count" if len(pictures) > 1 else "target.count_one", count=len(pictures))
         label = say("target.example", name=say(f"example.{session.example}")) if session.example else ""
         parts.append(
-            f'<div class="row"><strong>{say("target.count", count=len(pictures))}</strong><span class="soft">{_advice(session)}'
+            f'<div class="row"><strong>{count}</strong><span class="soft">{_advice(session)}'
             f"</span>"
             f'<span class="badge" {"" if label else "hidden"}>{label}</span>'
             f'<button class="btn quiet" type="button" data-do="clear" style="margin-left:auto">{say("target.clear")}</button>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from . import charts, state
+from .engine import open_images
 
 
 def render(session) -> str:
@@ -36,12 +37,17 @@ def render(session) -> str:
 
 def following(session, data: dict) -> None:
     """Draw the next pair: same prompt and seed, two methods, sides at random."""
-    common = [
-        (i, j, k) for i, a in enumerate(session.columns) for j, b in enumerate(session.columns) if i != j for k in a.shots if k in b.shots
-    ]
+    columns = list(enumerate(session.columns))
+    common = [(i, j, k) for i, a in columns for j, b in columns if i != j for k in a.shots if k in b.shots]
+    common = [(i, j, k) for i, j, k in common if not _same(session.columns[i].shots[k], session.columns[j].shots[k])]
     if common:
         i, j, key = random.choice(common)
         session.vote["pair"] = [(i, key), (j, key)]
+
+
+def _same(one, other) -> bool:
+    """Two methods may well draw the very same image: nobody can choose between those."""
+    return (one.member, one.weights) == (other.member, other.weights) and open_images([one.path])[0] == open_images([other.path])[0]
 
 
 def choose(session, data: dict) -> None:
