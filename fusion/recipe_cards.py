@@ -10,8 +10,9 @@ from fusion.recipe_schema import RecipeError
 
 def described(card) -> dict:
     """What a recipe keeps of a card; absolute folders by their name alone, since paths tell who made it."""
-    kept = {name: getattr(card, name) for name in ("id", "title", "family", "source", "revision", "adapter", "adapter_revision")}
-    for name in ("id", "source", "adapter"):
+    kept = {name: getattr(card, name) for name in ("id", "title", "family", "source", "revision", "adapter", "adapter_revision",
+                                                   "prediction", "components")}  # fmt: skip
+    for name in ("id", "source", "adapter", "components"):
         if kept[name] and Path(kept[name]).is_absolute():
             kept[name] = Path(kept[name]).name
     kept |= {"prompt_template": card.prompt_template, "sha256": dict(card.sha256)}
@@ -32,6 +33,9 @@ def same_model(model: Mapping, card):
         if model.get(name) and getattr(card, name) and model[name] != getattr(card, name):
             here = getattr(card, name)
             raise RecipeError(f"{card.id} is here at {name} {here} and the recipe was made with {model[name]}: install that one")
+    if model.get("prediction") != card.prediction:
+        asked = f"prediction={model['prediction']}" if model.get("prediction") else "no prediction type of its own"
+        raise RecipeError(f"the recipe was made with {asked} for {card.id}, and here it has {card.prediction or 'none'}: add it that way")
     wrong = [file for file, digest in card.sha256.items() if model.get("sha256", {}).get(file, digest) != digest]
     if wrong:
         raise RecipeError(f"{card.id} here is not the recipe's: {wrong[0]} has another hash. Install the version it was made with")

@@ -26,7 +26,7 @@ _MODEL = {
     "properties": {
         "id": _NAME, "title": _NAME, "family": _NAME, "source": _NAME, "revision": {"type": ["string", "null"], "maxLength": 200},
         "adapter": {"type": ["string", "null"], "maxLength": 200}, "adapter_revision": {"type": ["string", "null"], "maxLength": 200},
-        "prompt_template": _TEXT,
+        "prediction": _NAME, "components": _TEXT, "prompt_template": _TEXT,
         "sha256": {"type": "object", "maxProperties": 200, "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
     },
 }  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import yaml
 
@@ -19,7 +20,7 @@ from .errors import ModelError
 from .families import family_of
 from .integrity import ADAPTER, folder_hashes, full_header, read_json, refuse_pickles
 
-__all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id"]
+__all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id", "typed_card"]
 
 ROOTS = "SCOREFUSION_MODELS"  # environment variable: further folders below which a typed path may lie, separated like PATH
 
@@ -117,14 +118,38 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
         if family not in (None, found):
             raise ModelError(f"'{place.name}' is of family {found}, not {family}")
         source, family, prediction = str(place), found, checked_prediction(prediction, found)
-    adapter, components = _beside(adapter), _beside(components)
+    adapter, components = beside(adapter), beside(components)
     title = (adapter or source).removesuffix(".safetensors").rstrip("/").rsplit("/", 1)[-1]
     name = source if adapter is None else f"{source}+{adapter}"
     return ModelCard(id=name, title=title, family=family, source=source, revision=revision, adapter=adapter, prediction=prediction,
                      components=components, licence="not stated: look at its source", summary="Added by hand.")  # fmt: skip
 
 
-def _beside(typed: str | None) -> str | None:
+def typed_card(text: str) -> ModelCard:
+    """A card for what is typed after --models: a catalogue id, or MODEL[@COMMIT][+ADAPTER][?OPTION=VALUE&...].
+
+    Options: family, prediction, components (see `card_for`) and template, the words around every prompt, with {prompt} where it goes.
+    Raises ModelError.
+    """
+    if text in catalog:
+        return catalog[text]
+    text, _, query = text.partition("?")
+    try:
+        options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
+    except ValueError as error:
+        raise ModelError(f"'{query}' is not a list of options: write them as prediction=v_prediction&template=...") from error
+    unknown = options.keys() - {"family", "prediction", "components", "template"}
+    if unknown:
+        raise ModelError(f"'{min(unknown)}' is no option of a model: use family, prediction, components or template")
+    base, _, adapter = text.partition("+")
+    source, _, revision = base.partition("@")
+    template = options.pop("template", None)
+    source = catalog[source].source if source in catalog else source
+    card = card_for(source, adapter=adapter or None, revision=revision or None, **options)
+    return card if template is None else replace(card, prompt_template=template)
+
+
+def beside(typed: str | None) -> str | None:
     """An adapter or companion as a card keeps it: a hub id as it is, a path only below an allowed root and without pickles."""
     if typed is None or is_hub_id(typed.partition("@")[0]) or hub_file(typed):
         return typed

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from . import headers
 from .errors import ModelError
 from .headers import Header
-from .integrity import PICKLES
+from .integrity import PICKLES, read_json
 
 FIRST = 100_000  # bytes asked for at first: holds the whole header of nearly every file
 WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")  # what pipelines load; others are variants
-CONFIGURATION = ("*.json", "*.txt", "*.model")
+MAX_README = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One commit of a repository. files: `{path: bytes}`; gated: whether its licence must be accepted; about: its card's front matter."""
+    """One commit of a repository. source: as it was asked for, id: what it is called now. files: `{path: bytes}`; gated: whether its
+    licence must be accepted; about: its card's front matter."""
 
+    source: str
     id: str
     commit: str
     files: Mapping[str, int]
@@ -34,6 +37,38 @@ class Listing:
         found = {path: self.files[path] for path, name in names.items() if WEIGHTS.fullmatch(name) and (not part or path != name)}
         whole = {path: size for path, size in found.items() if "-of-" not in path}
         return whole or found
+
+    def pipeline_files(self, parts: Iterable[str]) -> dict[str, int]:
+        """`{path: bytes}` of everything a pipeline of these parts needs: weights, configurations, tokenizers."""
+        wanted = {"model_index.json"}
+        for part in parts:
+            weights, inside = self.weights(part), [path for path in self.files if path.startswith(f"{part}/") and path.count("/") == 1]
+            wanted |= {*weights, *(path for path in inside if path.endswith((".json", ".txt", ".model")) or not weights)}
+        return {path: self.files[path] for path in wanted if path in self.files}
+
+    def small(self, path: str) -> dict:
+        """A configuration file of the repository, fetched. Raises ModelError."""
+        return read_json(self._fetched(path), self.source)
+
+    def readme(self) -> str:
+        """The model card, as far as a card may be long; empty when there is none, or it may not be read."""
+        if not 0 < self.files.get("README.md", 0) <= MAX_README:
+            return ""
+        with suppress(ModelError, OSError):
+            return self._fetched("README.md").read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def _fetched(self, path: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        with explained(self.source, self.commit):
+            return Path(hf_hub_download(self.source, path, revision=self.commit))
+
+    def cached(self) -> set[str]:
+        """The files that are here already."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return {path for path in self.files if isinstance(try_to_load_from_cache(self.source, path, revision=self.commit), str)}
 
     def pickled(self, part: str) -> bool:
         """Whether there are weights for a part, but none that can be read safely."""
@@ -83,7 +118,7 @@ def listing(source: str, revision: str | None = None) -> Listing:
         info = HfApi().model_info(source, revision=revision, files_metadata=True)
     about = info.card_data.to_dict() if info.card_data is not None else {}
     files = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    return Listing(info.id, info.sha, files, bool(info.gated), about)
+    return Listing(source, info.id, info.sha, files, bool(info.gated), about)
 
 
 def remote_header(source: str, file: str, revision: str | None) -> Header:
@@ -92,8 +127,6 @@ def remote_header(source: str, file: str, revision: str | None) -> Header:
 
     cached = try_to_load_from_cache(source, file, revision=revision)
     if isinstance(cached, str):
-        from pathlib import Path
-
         return headers.read(Path(cached))
     with explained(source, revision):
         start, size = _first(source, file, revision, FIRST)

@@ -13,6 +13,7 @@ from .checkpoint import Checkpoint, checked_prediction
 from .errors import ModelError
 from .families import Family, family_of
 from .integrity import HASHED, Readers, header, read_json, readers, refuse_pickles, same_tensors, weight_files
+from .lora import read_lora
 from .pieces import COMPANION, FILE, Piece
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # where components may come from; `stable_diffusion` is diffusers' own
@@ -59,6 +60,10 @@ class Description:
         if self.folder is None or (self.checkpoint is not None and self.pieces[part].origin != COMPANION):
             return None
         return self.folder / part
+
+    def part_config(self, part: str) -> Mapping:
+        """The configuration of a part that has weights. Raises ModelError."""
+        return self.pieces[part].config if part in self.pieces else read_json(self.folder / part / "config.json", self.name)
 
     @property
     def autoencoder_is_here(self) -> bool:
@@ -134,14 +139,13 @@ def check_files(model: Description) -> None:
             raise ModelError(f"'{model.name}' has no safetensors weights in {part}/: convert it to safetensors, or download it again")
         for file in files:
             header(file, model.name)
-    if model.adapter is not None:
-        _refuse_adapter(model)
 
 
-def _refuse_adapter(model: Description) -> None:
-    """The adapter's cross-attention must read text of the base's width."""
-    width = model.network.get("cross_attention_dim") or model.network.get("joint_attention_dim")
-    shapes = header(model.adapter, model.name)
+def check_adapter(model: Description) -> None:
+    """Refuse an adapter that does not fit its base, from configurations alone: before the base is fetched. Raises ModelError."""
+    if model.adapter is None:
+        return
+    shapes, width = header(model.adapter, model.name), _text_width(model.network)
     if not any("lora" in key.lower() for key in shapes):
         raise ModelError(f"'{model.name}': {model.adapter.name} holds no LoRA weights: choose a LoRA file in safetensors form")
     for key, shape in shapes.items():
@@ -149,6 +153,18 @@ def _refuse_adapter(model: Description) -> None:
         if reads_text and len(shape) == 2 and shape[1] != width:
             raise ModelError(f"'{model.name}': the adapter was made for text of width {shape[1]}, its base has {width}: "
                              "use the adapter with the model it was trained on")  # fmt: skip
+    spoken = any(key.startswith(("lora_te", "text_encoder")) for key in shapes)
+    try:
+        network = single.skeleton("diffusers", model.family.networks[0], model.network)
+        encoders = {part: single.skeleton("transformers", model.parts[part][1], model.part_config(part))
+                    for part in model.family.text if spoken and part in model.parts and "tokenizer" not in part}  # fmt: skip
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
+        return  # an unusual configuration: the adapter is checked again when its base is loaded
+    read_lora(model.adapter, model.name, model.family, network, encoders)
+
+
+def _text_width(network: Mapping) -> int | None:
+    return network.get("cross_attention_dim") or network.get("joint_attention_dim")
 
 
 # ------------------------------------------------------------------------------------------------ can they be fused?

@@ -19,7 +19,7 @@ from .checkpoint import detect
 from .ensemble import Ensemble, Member, Switch
 from .errors import ModelError
 from .families import check_size, pixel_size
-from .inspection import Description, check_files, describe, describe_file, refuse_unfusable, same_part
+from .inspection import Description, check_adapter, check_files, describe, describe_file, refuse_unfusable, same_part
 from .integrity import ADAPTER, refuse_not_finite, verify_hashes
 from .noise import NoisePath
 from .pieces import COMPANION
@@ -69,11 +69,14 @@ def look(card: ModelCard) -> Description:
     """What a card's small files and headers say, with the commits that will be used. Fetches no large file."""
     card = sources.pinned(card)
     adapter = sources.adapter_file(card)
-    if not card.is_file:
-        return describe(card, sources.small_files(card), adapter)
-    header, name, path = sources.header_of(card)
-    checkpoint = detect(header, name, prediction=card.prediction)
-    return describe_file(card, checkpoint, path, sources.companion(card), adapter)
+    if card.is_file:
+        header, name, path = sources.header_of(card)
+        checkpoint = detect(header, name, prediction=card.prediction)
+        model = describe_file(card, checkpoint, path, sources.companion(card), adapter)
+    else:
+        model = describe(card, sources.small_files(card), adapter)
+    check_adapter(model)
+    return model
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -175,9 +178,10 @@ class _Loader:
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"'{model.name}' cannot be loaded ({reason}): download it again, or try it with diffusers alone") from error
+        taken = {*shared, *self._share_equal(pipeline, model)}
         pipeline.to(self.device)
         for part, module in pipeline.components.items():
-            if isinstance(module, nn.Module) and part not in shared:
+            if isinstance(module, nn.Module) and part not in taken:
                 module.eval().requires_grad_(False)
                 refuse_not_finite(module, model.name, part)
         warnings += settle_prediction(pipeline, model)
@@ -202,14 +206,21 @@ class _Loader:
         return pipeline, ()
 
     def _from_file(self, model: Description, shared: dict[str, object]) -> tuple[object, tuple[str, ...]]:
-        """The pipeline of a single file. Parts that turn out equal to those of an earlier member are taken over from it."""
         parts, warnings = pieces.load(model.checkpoint, model.file, model.folder, model.pieces, self.dtype, shared)
-        for part, found in parts.items():
-            if part in shared or part in (model.family.slot, "scheduler"):
-                continue
-            held = (base.components.get(part) for base in self.bases.values())
-            parts[part] = next((other for other in held if other is not None and pieces.equal(other, found)), found)
         return pieces.pipeline(pipeline_class(model), parts), warnings
+
+    def _share_equal(self, pipeline: object, model: Description) -> set[str]:
+        """Take over parts that turn out equal to an earlier member's, where one of the two came from a single file. Returns their names."""
+        found = set()
+        for part, mine in pipeline.components.items():
+            if mine is None or part in (model.family.slot, "scheduler"):
+                continue
+            held = [base.components.get(part) for base in self.bases.values() if model.checkpoint or base.model.checkpoint]
+            other = next((theirs for theirs in held if theirs is not None and pieces.equal(theirs, mine)), None)
+            if other is not None and other is not mine:
+                pipeline.register_modules(**{part: other})
+                found.add(part)
+        return found
 
 
 def _has_adapter(network: nn.Module, adapter: str) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 MODELS = (
-    "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), or a folder; "
-    "MODEL+ADAPTER puts a LoRA on a model"
+    "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), a folder, or a "
+    "single .safetensors file; MODEL+ADAPTER puts a LoRA on a model; ?prediction=v_prediction&components=MODEL&template=TEXT behind it "
+    "says what its files do not: what it predicts, where missing parts come from, the words around every {prompt}"
 )
 
 

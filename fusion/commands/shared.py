@@ -12,7 +12,7 @@ from fusion.images import Intake, read_folder
 from fusion.objective import fit_gram
 from fusion.parallel import ALONE, Team, started
 from fusion.target import Target
-from models.catalog import REPOSITORY, card_for, catalog
+from models.catalog import REPOSITORY, typed_card
 from models.loading import load_ensemble
 
 
@@ -23,21 +23,16 @@ def say(text: str) -> None:
 
 
 def cards_of(names: Sequence[str]) -> list:
-    """Cards of catalog ids, hub ids `owner/name[@commit]` and folders, each with an optional `+ADAPTER`. Raises ModelError."""
-    found = []
-    for name in names:
-        base, _, adapter = name.partition("+")
-        source, _, revision = base.partition("@")
-        if name in catalog:
-            found.append(catalog[name])
-        else:
-            source = catalog[source].source if source in catalog else source
-            found.append(card_for(source, adapter=adapter or None, revision=revision or None))
-    return found
+    """Cards of catalog ids, hub ids, folders and files as they are typed (`models.catalog.typed_card`). Raises ModelError."""
+    return [typed_card(name) for name in names]
 
 
 def ensemble_of(names: Sequence[str], device: str, progress):
-    return load_ensemble(cards_of(names), device=device, progress=progress)
+    """The loaded models; what a person should know about how they were loaded is said."""
+    ensemble = load_ensemble(cards_of(names), device=device, progress=progress)
+    for warning in ensemble.warnings:
+        say(f"note: {warning}")
+    return ensemble
 
 
 def shipped_calibration(ensemble) -> Calibration | None:
