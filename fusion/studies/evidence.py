@@ -48,7 +48,7 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
     work.mkdir(parents=True, exist_ok=True)
     count, steps, seeds = (8, 2, seeds or 1) if quick else (SAMPLES, STEPS, seeds or SEEDS)
     ensemble, results = portraits_ensemble("cpu"), []
-    benches = {target: Bench(ensemble, target, *(_images(target, part, 6 if quick else None) for part in ("fit", "held_out")), work, count,
+    benches = {target: Bench(ensemble, target, *(_images(target, part, 4 if quick else None) for part in ("fit", "held_out")), work, count,
                              steps) for target in list(TARGET_POPULATIONS)[: 1 if quick else None]}  # fmt: skip
     methods = methods or tuple(name for name in NAMES if not (quick and METHODS[name].prepare is not None))
     jobs, drawn = [(target, seed, name) for name in methods for target in benches for seed in range(seeds)], {}

@@ -29,7 +29,7 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
         methods: tuple[str, ...] | None = None) -> dict:  # fmt: skip
     """`seeds`: other target images and other sampling seeds (1). `methods`: which take part (all). Returns what sample-size.json holds."""
     work.mkdir(parents=True, exist_ok=True)
-    sizes, held_out, count, steps = ((4, 6), 6, 8, 2) if quick else (SIZES, HELD_OUT, SAMPLES, STEPS)
+    sizes, held_out, count, steps = ((3, 4), 4, 8, 2) if quick else (SIZES, HELD_OUT, SAMPLES, STEPS)
     methods = methods or tuple(name for name in NAMES if not (quick and METHODS[name].prepare is not None))
     ensemble, rows, seeds = portraits_ensemble("cpu"), [], seeds or 1
     jobs = [(seed, size) for seed in range(seeds) for size in sizes]

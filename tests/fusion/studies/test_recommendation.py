@@ -1,16 +1,18 @@
 """The evidence studies on constructed pictures: true distances, what their pages count, where curves cross, and that drawing resumes."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from fusion.methods import METHODS, NAMES, Cost
-from fusion.studies import evidence, portrait_samples, recommendation, recommendation_report, sample_size_report
+from fusion.studies import evidence, method_bench, portrait_samples, recommendation, recommendation_report, sample_size, sample_size_report
 from fusion.studies.evidence_report import write as write_evidence
 from fusion.studies.portrait_evidence import judged, population_lead, share_of_cells
 from fusion.studies.portrait_samples import Pictures, prompt_of, routed
+from fusion.target import Target
+from fusion.weights import Weights
 from models.portraits.population import MEMBER_POPULATIONS, TARGET_POPULATIONS, total_variation
 from tests.fusion import small
 
@@ -133,6 +135,33 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
     assert len((tmp_path / "evidence.csv").read_text().splitlines()) == 5 and json.loads((tmp_path / "evidence.json").read_text())
 
 
+def test_what_a_method_prepares_is_found_once_and_kept(tmp_path, monkeypatch):
+    ensemble, made = small.ensemble(tmp_path / "models"), []
+    fit = replace(small.fit(ensemble), target=Target(small.pictures(6, 9, 40), [small.PROMPTS[i % 3] for i in range(6)]))
+    weights = Weights(np.array([0.2, 0.5, 0.3]), np.array([[0.0, 1.0]] * 3), fit.gram.names, "matched")
+    record = small.trained(ensemble, "finetune")
+
+    def prepare(found):
+        return lambda *_: made.append(found) or replace(fit, **found)
+
+    methods = {"matched": replace(METHODS["matched"], prepare=prepare({"matched": weights})),
+               "finetune": replace(METHODS["finetune"], prepare=prepare({"trained": {"finetune": record}})),
+               "uniform": METHODS["uniform"]}  # fmt: skip
+    monkeypatch.setattr(method_bench, "METHODS", methods)
+    bench = method_bench.Bench(ensemble, "x", None, None, tmp_path, 4, 1)
+    monkeypatch.setattr(bench, "fit", lambda seed: fit)
+    for _ in range(2):
+        assert np.array_equal(bench.prepared("matched", fit)[0].matched.values, weights.values)
+        kept = bench.prepared("finetune", fit)[0].trained["finetune"]
+        assert kept.sha256 == record.sha256 and bench.prepared("uniform", fit) == (fit, 0.0)
+    assert len(made) == 2
+    # drawn with what was prepared, and noted with the weights that were applied
+    pictures, told = bench.cell("matched", 1)
+    assert len(pictures) == 4 and pictures.seeds.tolist() == [4, 5, 6, 7] and told["cost"]["evaluations"] > 0
+    assert method_bench.applied(told, fit.gram.names).values == pytest.approx(weights.values)
+    assert len(bench.cell("finetune", 0)[0]) == 4 and len(made) == 2
+
+
 def test_a_quick_run_writes_its_page_and_resumes(tmp_path):
     told = []
     methods = ("single", "mixture")
@@ -142,3 +171,10 @@ def test_a_quick_run_writes_its_page_and_resumes(tmp_path):
     assert evidence.run(tmp_path / "out", tmp_path / "work", quick=True, methods=methods) == first
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
     assert set(methods) <= set(NAMES)
+
+
+def test_a_quick_sample_size_curve(tmp_path):
+    found = sample_size.run(tmp_path / "out", tmp_path / "work", quick=True, methods=("single", "uniform"))
+    assert found["settings"]["complete"] and [point[0] for point in found["curves"]["uniform"]["population"]] == [3, 4]
+    assert found["curves"]["uniform"]["population"][0][1:] == found["curves"]["uniform"]["population"][1][1:]  # it looks at no target
+    assert "Images needed for a quality" in (tmp_path / "out" / "README.md").read_text()
