@@ -13,6 +13,7 @@ import gradio as gr
 from . import (
     address,
     comeback,
+    comeback_card,
     compare,
     engine,
     evidence,
@@ -45,8 +46,8 @@ PANELS = {
     "held": measure.render_drop,
     "evidence": evidence.render,
     "report": report.render,
-    "comeback_head": comeback.render_head,
-    "comeback": comeback.render,
+    "comeback_head": comeback_card.render_head,
+    "comeback": comeback_card.render,
 }
 ACTIONS = {
     "language": header.set_language,

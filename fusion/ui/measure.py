@@ -5,7 +5,9 @@ Held-out images are the example's own or dropped in here; they are never fitted.
 
 from __future__ import annotations
 
+import functools
 import json
+from collections import Counter
 from html import escape
 
 from . import draw, engine, fit, jobs, measured, methods, mixer, models_section, state, target, texts
@@ -80,12 +82,35 @@ def render_drop(session) -> str:
 
 
 def stored(name: str | None) -> dict | None:
-    """The committed measurement of an example, or None."""
-    file = FOLDER / f"{name}.json"
-    if not name or not name.isalpha() or not file.is_file():
-        return None
+    """The committed measurement of an example (study `evidence`), or None, in the form that `measured` shows."""
+    file = FOLDER / "evidence.json"
+    return _stored(file, file.stat().st_mtime_ns, name) if name and file.is_file() else None
+
+
+@functools.lru_cache(maxsize=16)
+def _stored(file, _changed: int, name: str) -> dict | None:
     data = json.loads(file.read_text("utf-8"))
-    return data if {"rows", "columns", "recommendation"} <= set(data) else None
+    found = data["targets"].get(name)
+    if found is None:
+        return None
+    rows = [_row(row) for row in found["rows"]]
+    rows += [{"method": m, "title": m, "cost": None, "notes": {}, "problem": why} for m, why in found["problems"].items()]
+    seeds = found["recommendations"]
+    best, votes = Counter(one["method"] for one in seeds).most_common(1)[0]
+    said = next(one for one in seeds if one["method"] == best)
+    kept = ("steps", "samples", "seeds", "fitted", "held_out")
+    return {"rows": rows, "columns": data["columns"], "recommendation": said, "stopped": not data["settings"]["complete"],
+            "votes": [votes, len(seeds)], "settings": {key: data["settings"][key] for key in kept}}  # fmt: skip
+
+
+def _row(row: dict) -> dict:
+    """A row of the study: its figures' intervals over samples, and those over seeds beside them."""
+    figures = {
+        name: None if one is None else {"value": one["value"], "low": one["samples"][0], "high": one["samples"][1], "floor": one["floor"],
+                                        "seeds": one["seeds"]}
+        for name, one in row["figures"].items()
+    }  # fmt: skip
+    return {key: row[key] for key in ("method", "title", "cost", "seconds", "notes")} | figures | {"problem": ""}
 
 
 # ------------------------------------------------------------------------------------------------ held-out images

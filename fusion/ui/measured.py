@@ -19,6 +19,8 @@ def render(session, report: dict, *, key: str) -> str:
     """Recommendation, table and plots. `key` tells this table from others on the page, for sorting."""
     columns = told(report)
     said = escape(recommendation(session, report))
+    if report.get("votes"):
+        said += " " + session.say("measure.votes", votes=report["votes"][0], seeds=report["votes"][1])
     return (
         f'<p class="verdict" data-recommended="{escape(report["recommendation"].get("method") or "")}">{said}</p>'
         f"{_table(session, report, columns, key)}{_plots(session, report, columns)}{_legend(session, columns)}"
@@ -129,6 +131,8 @@ def explain(session, row: dict, column: dict) -> str:
         parts[0] += f": {digits(value)} ({session.tell('word.interval')}: {_end(found['low'])} … {_end(found['high'])})"
         if found.get("floor") is not None:
             parts.append(session.tell("measure.floor", value=digits(found["floor"])))
+        if found.get("seeds"):
+            parts.append(session.tell("measure.seeds", low=_end(found["seeds"][0]), high=_end(found["seeds"][1])))
     else:
         parts[0] += f": {digits(value)}"
     note = (row.get("notes") or {}).get(name)

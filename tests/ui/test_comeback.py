@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.ui import comeback, draw, engine, jobs, models_section, state, target, texts
+from fusion.ui import comeback, comeback_card, draw, engine, jobs, models_section, state, target, texts
 from models.catalog import ModelCard
 from tests.fusion import small
 
@@ -76,7 +76,7 @@ def test_a_recipe_becomes_the_state(session, cards, tmp_path):
     assert (session.mode, plan.prompts, plan.seeds, plan.steps) == ("mix", ("a cat", "a dog"), (7, 8), 3)
     assert {"mixture", "yours"} <= set(plan.methods)
     assert [kind for kind, _ in session.notes["comeback"]] == ["info"]  # exact grid, hashes known
-    assert "0.75 Cyd" in comeback.render(session)
+    assert "0.75 Cyd" in comeback_card.render(session)
 
 
 def test_undo_puts_everything_back(session, cards, tmp_path):
@@ -135,7 +135,7 @@ def test_an_image_draws_itself_again_to_the_last_pixel(session, cards, tmp_path)
     (shot,) = visitor.loaded.shots
     assert (shot.seed, shot.prompt, visitor.loaded.difference) == (2, "a hen", 0)
     np.testing.assert_array_equal(np.asarray(Image.open(shot.path)), np.asarray(sample.image))
-    assert "comeback" not in visitor.notes and texts.say("en", "comeback.same") in comeback.render(visitor)
+    assert "comeback" not in visitor.notes and texts.say("en", "comeback.same") in comeback_card.render(visitor)
 
 
 def test_a_recipe_among_the_pictures_is_loaded_and_a_picture_offers_its_own(session, cards, tmp_path):

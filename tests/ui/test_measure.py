@@ -134,8 +134,17 @@ def test_stored_evidence_is_shown_where_it_is(session, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "FOLDER", tmp_path)
     session.example = "valley"
     assert measure.stored("valley") is None and "figures-shipped" not in measure.render_head(session)
-    (tmp_path / "valley.json").write_text(json.dumps(report()))
-    assert "figures-shipped" in measure.render_head(session)
+    figure = {"value": 0.2, "seeds": [0.1, 0.3], "samples": [0.15, 0.27], "values": [0.2, 0.2], "floor": None}
+    rows = [{"method": m, "title": m, "cost": {"evaluations": 20.0, "memory": 1.0, "training_seconds": 0.0}, "seconds": None, "notes": {},
+             "figures": {"kid": figure | {"value": v}, "loss": None}} for m, v in (("mixture", 0.2), ("single", 0.5))]  # fmt: skip
+    told = [report()["recommendation"], report()["recommendation"] | {"method": "single", "sentence": "Stay."}]
+    target_ = {"rows": rows, "floor": 0.1, "problems": {"finetune": "too few"}, "recommendations": [*told, told[0]], "fit": {}}
+    settings = {"samples": 128, "seeds": 3, "steps": 20, "fitted": 12, "held_out": 48, "complete": True}
+    data = {"settings": settings, "columns": report()["columns"], "targets": {"valley": target_}}
+    (tmp_path / "evidence.json").write_text(json.dumps(data))
+    html = measure.render_head(session)
+    assert "figures-shipped" in html and "Recommended: Mixture. (2 of 3 seeds recommend this method.)" in html
+    assert "Mean over seeds, 95 % interval 0.100 … 0.300" in html and "too few" in html and "samples 128" in html
     assert measure.stored("../x") is None and measure.stored(None) is None
 
 
