@@ -36,8 +36,8 @@ class Size:
     """How much is done. `settings`: (K, n) of the ablations, the paper's first; `tests`: test pairs a target; `keep`: kept draws of the
     reference sampler."""
 
-    protocol: Protocol = Protocol(SIZES, (10, 20, 30, 40, 50, 100), Training(3000, 160, 8), Training(1000, 16, 8))
-    settings: tuple[tuple[int, int], ...] = ((10, 1000), (5, 1000), (2, 1000), (1, 1000), (1, 10_000), (10, 100), (10, 10))
+    protocol: Protocol = Protocol(SIZES, (10, 20, 30, 40, 50, 100), Training(2500, 160, 8), Training(1000, 16, 8))
+    settings: tuple[tuple[int, int], ...] = ((10, 1000), (3, 1000), (1, 1000), (1, 10_000), (10, 100), (10, 10))
     ways: tuple[str, ...] = tuple(WAYS)
     seeds: int = 5
     ablation_seeds: int = 3

@@ -196,22 +196,23 @@ def train(score: Score, encoder: Encoder | None, pairs: Pairs, training: Trainin
 
 
 @torch.no_grad()
-def sample(score: Score, code: Tensor, draws: int, *, steps: int = 25, seed: int = 0) -> Tensor:
+def sample(score: Score, code: Tensor, draws: int, *, steps: int = 25, seed: int = 0, half: bool = False) -> Tensor:
     """`(B, N, draws, x)`: samples of `p(x | code)`, code (B, N, code), by the probability-flow ODE: `steps` turns by
     the velocity `v = (cos(a) x_a - x^) / sin(a)` (DDIM; Salimans & Ho 2022, appendix D).
 
     `draws` is even: every starting noise comes with its negative, which all but removes the sampling error of a mean. All networks and
-    conditions start from the same noise.
+    conditions start from the same noise. `half`: networks run in bfloat16.
     """
     if draws % 2:
         raise ValueError(f"samples come in antithetic pairs: ask for an even number, not {draws}")
     size = score.sizes.x
-    half = torch.randn(draws // 2, size, generator=torch.Generator().manual_seed(seed))
-    x = torch.cat([half, -half]).repeat(code.shape[1], 1).expand(len(code), -1, -1)
+    start = torch.randn(draws // 2, size, generator=torch.Generator().manual_seed(seed))
+    x = torch.cat([start, -start]).repeat(code.shape[1], 1).expand(len(code), -1, -1)
     code = code.repeat_interleave(draws, 1)
     turn = math.pi / 2 / steps
     for step in range(steps):
         angle = math.pi / 2 - step * turn
-        clean = score(x, torch.full(x.shape[:2], angle), code)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            clean = score(x, torch.full(x.shape[:2], angle), code).float()
         x = math.cos(turn) * x - math.sin(turn) * (math.cos(angle) * x - clean) / math.sin(angle)
     return x.view(len(code), -1, draws, size)

@@ -32,7 +32,8 @@ WAYS = {
 class World:
     """The data of one seed: K sources `source_x` (K, n, x), `source_y` (K, n, y); T targets with their pairs and N test conditions each.
 
-    `measure(samples (B, N, draws, x), of (B,)) -> {figure: (B,)}`, where network b was fitted to target `of[b]`.
+    `measure(samples (B, N, draws, x), of (B,)) -> {figure: (B,)}`, where network b was fitted to target `of[b]`; arrays (B, ...) with more
+    axes are kept on the shelf, but are no figures.
     """
 
     targets: tuple[str, ...]
@@ -49,7 +50,7 @@ class Protocol:
     """How both phases are trained, at which numbers of `pairs` m, and after which shares of Phase 2 (`looks`) errors are measured.
 
     Phase 1 draws `first.batch` pairs a step in all, whatever the number of sources. `draws`, `steps`: samples per condition, steps of
-    the sampler.
+    the sampler, which runs in bfloat16 if `half`.
     """
 
     sizes: Sizes
@@ -59,6 +60,7 @@ class Protocol:
     looks: tuple[float, ...] = (0.1, 0.3, 1.0)
     draws: int = 16
     steps: int = 25
+    half: bool = False
 
 
 def spread(count: int, among: int) -> list[int]:
@@ -93,7 +95,7 @@ class Runner:
             arrays = self.shelf.part(f"{self.name}-{way}", lambda way=way: self._way(way))
             steps = arrays.pop("step")
             found += [{"target": self.world.targets[t], "way": way, "m": m, "step": int(step), "last": look == len(steps) - 1,
-                       **{name: float(values[look, b]) for name, values in arrays.items()}}
+                       **{name: float(values[look, b]) for name, values in arrays.items() if values.ndim == 2}}
                       for look, step in enumerate(steps) for b, (t, m) in enumerate(zip(of, counts))]  # fmt: skip
         return found
 
@@ -158,10 +160,11 @@ class Runner:
     def _look(self, score: Score, encoder: Encoder) -> dict[str, Tensor]:
         of, _ = self.jobs
         code = encoder(self.world.test_y)[of] if encoder.count == 1 else encoder(self.world.test_y[of])
-        return self.world.measure(sample(score, code, self.protocol.draws, steps=self.protocol.steps, seed=self.seed), of)
+        protocol = self.protocol
+        return self.world.measure(sample(score, code, protocol.draws, steps=protocol.steps, seed=self.seed, half=protocol.half), of)
 
 
 def _gathered(looks: Sequence[tuple[int, dict[str, Tensor]]]) -> dict[str, np.ndarray]:
-    """`step` (L,) and every figure (L, B)."""
-    figures = {name: np.stack([np.asarray(found[name], dtype=np.float64) for _, found in looks]) for name in looks[0][1]}
+    """`step` (L,) and every figure (L, B) or array (L, B, ...)."""
+    figures = {name: np.stack([np.asarray(found[name]) for _, found in looks]) for name in looks[0][1]}
     return {"step": np.array([step for step, _ in looks]), **figures}

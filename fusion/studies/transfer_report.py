@@ -40,15 +40,13 @@ def against_m(rows: Iterable[Mapping], target: str, value: str, ways: Mapping[st
     return markdown(lines)
 
 
-def curves(rows: Sequence[Mapping], targets: Mapping[str, str], value: str, ways: Mapping[str, str], pairs: Sequence[int], y: str,
-           published: Mapping[str, Mapping[str, Sequence[float]]] | None = None) -> list[Panel]:  # fmt: skip
-    """One panel for every target (name -> words): `value` of the ways against m, and the published values beside them."""
+def curves(rows: Sequence[Mapping], targets: Mapping[str, str], value: str, ways: Mapping[str, str], pairs: Sequence[int],
+           y: str) -> list[Panel]:  # fmt: skip
+    """One panel for every target (name -> words): `value` of the ways against m."""
     panels = []
     for target, words in targets.items():
         found = over_seeds([row for row in rows if row["target"] == target], ("way", "m"), value)
         series = {told_way: [(m, found[way, m]) for m in pairs] for way, told_way in ways.items() if (way, pairs[0]) in found}
-        for way, values in (published or {}).get(target, {}).items():
-            series[f"published: {ways[way]}"] = list(zip(pairs, values))
         panels.append(Panel(words, "target pairs m", y, series, log_x=True, log_y=True, ticks=pairs))
     return panels
 

@@ -228,3 +228,31 @@ def digits(tmp_path):
     (tmp_path / "t-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
     (tmp_path / "t-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
     return tmp_path
+
+
+def test_restoration_runs_on_any_idx_folder_and_writes_its_page(digits, tmp_path):
+    study = STUDIES["restoration"]
+    out = tmp_path / "out"
+    out.mkdir()
+    summary = study.run(out, tmp_path / "work", quick=True, seeds=1, progress=None, stop=None, data=digits)
+    assert summary["n"] == 12 and json.dumps(summary, allow_nan=False)
+    page = (out / "README.md").read_text()
+    assert "Wiener" in page and "120 images in the folder" in page and "{" not in page
+    assert all((out / name).stat().st_size < 150_000 for name in ("results.csv", "error.svg", "digits.png"))
+    for wrong, said in ((None, "needs handwritten"), (tmp_path / "out", "no idx files")):
+        with pytest.raises(ValueError, match=said):
+            study.run(out, tmp_path / "other", quick=True, seeds=1, progress=None, stop=None, data=wrong)
+    with pytest.raises(ValueError, match="200 of the digit 0"):
+        study.run(out, tmp_path / "other", quick=False, seeds=1, progress=None, stop=None, data=digits)
+
+
+def test_the_wiener_filter_is_the_posterior_mean_of_a_gaussian():
+    from fusion.studies.restoration import NOISE, wiener
+
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(6, 6, generator=generator)
+    x = torch.randn(20_000, 6, generator=generator) @ root + 2
+    y = x + NOISE * torch.randn(x.shape, generator=generator)
+    prior = root.T @ root
+    exact = 2 + (y - 2) @ torch.linalg.inv(prior + NOISE**2 * torch.eye(6)) @ prior
+    assert torch.allclose(wiener(x, y[:50]), exact[:50], atol=0.05)
