@@ -1,0 +1,212 @@
+"""The page of the study `portraits`: shares, spread and distances against the weight, with the published figures beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fusion.evaluation.estimate import Estimate, basic_interval
+from fusion.methods import METHODS
+from fusion.studies.figures import Panel, draw
+from fusion.studies.portrait_samples import Pictures
+from fusion.studies.portraits import MEMBERS, SHARES, SWEPT, TITLE, companies
+from fusion.studies.tables import markdown, pivot, told, write_csv
+from models.portraits.population import CELLS, barycenter, mixture, sampling_floor
+
+PUBLISHED = {"man": (0.979, 0.945, 0.410, 0.211, 0.061, 0.006, 0.000), "lighter": (0.973, 0.984, 0.957, 0.879, 0.574, 0.084, 0.012)}
+PUBLISHED_MERGE = {"man": 0.600, "lighter": 0.684}  # at one half
+LIGHTER, DARKER = ("light", "medium light"), ("medium dark", "dark")
+INDICATORS = {"man": lambda p, t: p == "man", "woman": lambda p, t: p == "woman", "person": lambda p, t: p == "person",
+              "lighter": lambda p, t: t in LIGHTER, "darker": lambda p, t: t in DARKER}  # fmt: skip
+MASKS = {name: np.array([rule(*cell) for cell in CELLS], dtype=float) for name, rule in INDICATORS.items()}  # (18,) each
+DRAWS = 1000
+
+
+def populations(share: float) -> dict[str, np.ndarray]:
+    """The members' geometric and arithmetic average, `(18,)` each, by the populations on their cards."""
+    weights = {MEMBERS[0]: 1 - share, MEMBERS[1]: share}
+    return {"geometric": barycenter(weights).ravel(), "arithmetic": mixture(weights).ravel()}
+
+
+def measured(pictures: Pictures, share: float, groups: np.ndarray | None = None) -> dict[str, Estimate]:
+    """Every figure of one point with a 95 % bootstrap interval. `groups` (N,): images that are drawn again together, not independent."""
+    groups = np.arange(len(pictures)) if groups is None else groups
+    sums = np.zeros((groups.max() + 1, len(CELLS)))
+    np.add.at(sums, (groups, pictures.cells), 1.0)
+    picks = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS).astype(float)
+    whole, drawn = sums.sum(0) / sums.sum(), picks @ sums
+    drawn /= drawn.sum(1, keepdims=True)
+    found = {name: _between(float(whole @ mask), drawn @ mask) for name, mask in MASKS.items()}
+    for name, truth in populations(share).items():
+        value = 0.5 * float(np.abs(whole - truth).sum())
+        low, high = basic_interval(value, 0.5 * np.abs(drawn - truth).sum(1), most=1.0)
+        found[f"distance to {name}"] = Estimate(value, low, high, sampling_floor(truth.reshape(3, 6), len(pictures), draws=500))
+    square = _squares(pictures)
+    by_group = np.stack([np.bincount(groups, square), np.bincount(groups)], 1)  # (G, 2)
+    again = picks @ by_group
+    found["spread"] = _between(float(np.sqrt(square.mean())), np.sqrt(again[:, 0] / again[:, 1]))
+    return found
+
+
+def _squares(pictures: Pictures) -> np.ndarray:
+    """`(N,)`: squared distance of each image's features to the mean of its prompt's, an unbiased share of their variance."""
+    names, which, counts = np.unique(pictures.prompts, return_inverse=True, return_counts=True)
+    means = np.stack([pictures.features[which == prompt].mean(0) for prompt in range(len(names))])
+    n = counts[which]
+    return ((pictures.features - means[which]) ** 2).sum(1) * n / np.maximum(n - 1, 1)
+
+
+def _between(value: float, resampled: np.ndarray) -> Estimate:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
+
+
+def write(out: Path, points: Mapping[tuple[str, float], Pictures], size, count: int) -> dict:
+    """Write README.md, results.csv, sweep.svg and images.png into `out`; returns the figures, plain JSON values."""
+    figures = {(method, share): measured(one, share, companies(count) if method == "barycenter" and 0 < share < 1 else None)
+               for (method, share), one in points.items()}  # fmt: skip
+    unit = np.mean([figures["scorefusion", end]["spread"].value for end in (0.0, 1.0)])  # of the members' own
+    for found in figures.values():
+        found["spread"] = Estimate(*(getattr(found["spread"], part) / unit for part in ("value", "low", "high")))
+    rows = [{"method": method, "share": share, "images": count} | figures[method, share] for method in SWEPT for share in size.shares]
+    write_csv(out / "results.csv", rows)
+    draw(out / "sweep.svg", _panels(figures, size.shares), columns=3, width=3.9, height=3.4)
+    _grid(points, size.shares).save(out / "images.png", optimize=True)
+    (out / "README.md").write_text(_page(figures, size, count))
+    return {f"{method} {share:g}": {name: one.value for name, one in figures[method, share].items()} for method, share in figures}
+
+
+def _panels(figures: Mapping, shares) -> list[Panel]:
+    label = f"share of {MEMBERS[1]}"
+
+    def curves(name: str) -> dict[str, list]:
+        return {METHODS[method].title: [(share, figures[method, share][name]) for share in shares] for method in SWEPT}
+
+    def truths(name: str) -> dict[str, list]:
+        return {f"{kind} population": [(share, float(populations(share)[kind] @ MASKS[name])) for share in shares]
+                for kind in ("geometric", "arithmetic")}  # fmt: skip
+
+    published = {name: {"published, SDXL": list(zip(SHARES, values))} for name, values in PUBLISHED.items()}
+    panels = [Panel(f"Share of {title}", label, "share", curves(name) | truths(name) | published[name], ticks=shares, y_range=(0, 1))
+              for name, title in (("man", "men"), ("lighter", "lighter tones"))]  # fmt: skip
+    panels += [Panel(f"Distance to the {kind} population", label, "total variation", curves(f"distance to {kind}"), ticks=shares)
+               for kind in ("geometric", "arithmetic")]  # fmt: skip
+    return [*panels, Panel("Spread of the images", label, "to the members' own", curves("spread"), ticks=shares)]
+
+
+def _grid(points: Mapping, shares, seeds: tuple[int, ...] = (0, 5)) -> Image.Image:
+    """One row for each method and seed, one column for each share."""
+    rows = [np.concatenate([points[method, float(share)].images[seed] for share in shares], 1) for seed in seeds for method in SWEPT]
+    return Image.fromarray(np.concatenate(rows, 0))
+
+
+def _travelled(values: Callable[[float], float], shares=SHARES) -> list[float]:
+    """How far of the way from one end to the other a share has gone at each weight, 0 to 1."""
+    ends = values(shares[0]), values(shares[-1])
+    return [(values(share) - ends[0]) / (ends[1] - ends[0]) for share in shares]
+
+
+def _table(figures: Mapping, name: str, shares, digits: int = 3) -> str:
+    return pivot({(METHODS[m].title, share): figures[m, share][name] for m in SWEPT for share in shares}, "method", shares,
+                 lambda share: f"{share:g}", digits)  # fmt: skip
+
+
+def _beside(figures: Mapping, shares) -> str:
+    """The published shares and ours, as read and as the part of the way from one member to the other."""
+    rows = []
+    for name, title in (("man", "men"), ("lighter", "lighter tones")):
+        theirs = dict(zip(SHARES, PUBLISHED[name]))
+        ours = lambda share, name=name: figures["scorefusion", share][name].value  # noqa: E731
+        for label, values in (("published", theirs.__getitem__), ("ours", ours)):
+            rows.append({"": f"{title}, {label}"} | {f"{share:g}": f"{values(share):.3f}" for share in shares})
+            rows.append({"": f"{title}, {label}, part of the way"}
+                        | {f"{share:g}": f"{way:.2f}" for share, way in zip(shares, _travelled(values, shares))})  # fmt: skip
+    return markdown(rows)
+
+
+def _page(figures: Mapping, size, count: int) -> str:
+    half = {method: figures[method, 0.5] for method in SWEPT}
+    floors = [figures["scorefusion", 0.5][f"distance to {kind}"].floor for kind in ("geometric", "arithmetic")]
+    shares, title = size.shares, {method: METHODS[method].title for method in SWEPT}
+    cells = lambda name: ", ".join(f"{title[method]} {told(half[method][name])}" for method in SWEPT)  # noqa: E731
+    merged = ", ".join(f"{told(half['merge'][name])} (published {value:.3f})" for name, value in PUBLISHED_MERGE.items())
+    return f"""# {TITLE}
+
+Made by `python -m fusion study portraits`. Do not edit.
+
+Members: `portraits/{MEMBERS[0]}` (men, lighter tones) and `portraits/{MEMBERS[1]}` (women, darker tones). {count} images a point, bare
+prompts in turn, {size.steps} steps; the same seeds everywhere, the probe reads the attributes. Columns: the weight of `{MEMBERS[1]}`.
+Intervals: 95 %, bootstrap over images; over groups that could replace one another for the exact barycenter, whose images are not
+independent. The populations are those on the members' cards: *geometric* is their Kullback-Leibler barycenter, *arithmetic* their mixture.
+
+![Shares, distances and spread against the weight](sweep.svg)
+
+![One seed a block: a row for each method ({", ".join(title.values())}), a column for each weight](images.png)
+
+## Result at weight one half
+
+* Distance to the geometric population (a perfect sampler measures {floors[0]:.3f}): {cells("distance to geometric")}.
+* Distance to the arithmetic population (a perfect sampler measures {floors[1]:.3f}): {cells("distance to arithmetic")}.
+* Share of men: {cells("man")}. Share of lighter tones: {cells("lighter")}.
+* Spread of the images, in units of the members' own: {cells("spread")}.
+
+{_reading(half, title)}
+
+## Share of men
+
+{_table(figures, "man", shares)}
+## Share of lighter tones (light and medium light)
+
+{_table(figures, "lighter", shares)}
+## Share of women
+
+{_table(figures, "woman", shares)}
+## Share of darker tones (medium dark and dark)
+
+{_table(figures, "darker", shares)}
+## Distance to the geometric population (total variation over 18 cells)
+
+{_table(figures, "distance to geometric", shares)}
+## Distance to the arithmetic population
+
+{_table(figures, "distance to arithmetic", shares)}
+## Spread
+
+Root-mean-square distance of an image's denoiser features to the mean of its prompt's, in units of the members' own.
+
+{_table(figures, "spread", shares)}
+## Beside the published figures
+
+Fused scores; published: SDXL with two adapters, 512 images a weight, shares read by CLIP from the authors' cached scores.
+
+{_beside(figures, shares)}
+Merged parameters at one half, share of men and of lighter tones: {merged}.
+
+## Why ours differs
+
+* **The ends differ.** The published members are nearly pure (98 % to 0 % male). Ours overlap by construction, {MEMBERS[0]} being 78 % men
+  and {MEMBERS[1]} 12 %, so shares are to be compared as the part of the way from one member to the other.
+* **How steep the curves are** depends on what the members have in common: where two densities hardly overlap, a small difference of weight
+  decides which of them a fused sample falls to, and SDXL's adapters have almost no population in common.
+* **The geometric average is not the mixture.** It favours what both members find plausible (here persons and medium tones), while routed
+  samples keep what only one of them draws.
+* **The readers differ.** CLIP forces a choice between two words; the probe knows persons and six tones, so the shares of men and women here
+  do not sum to 1.
+"""
+
+
+def _reading(half: Mapping, title: Mapping) -> str:
+    """What the figures say, from the figures."""
+    sentences = []
+    for kind in ("geometric", "arithmetic"):
+        order = sorted(SWEPT, key=lambda method: half[method][f"distance to {kind}"].value)
+        first, second = (half[method][f"distance to {kind}"] for method in order[:2])
+        clear = "the intervals are apart" if first.high < second.low else "the intervals overlap"
+        sentences.append(f"Nearest to the {kind} population is {title[order[0]]} ({told(first)}), next {title[order[1]]} ({told(second)}): "
+                         f"{clear}.")  # fmt: skip
+    wide = sorted(SWEPT, key=lambda method: -half[method]["spread"].value)
+    sentences.append(f"By spread: {' > '.join(title[method] for method in wide)}.")
+    return " ".join(sentences)
