@@ -6,5 +6,15 @@ it resumes from `work` and writes its README.md, tables and figures into `out`. 
 
 from fusion.lazy import Lazy
 
-NAMES: tuple[str, ...] = ("gaussians", "digits", "portraits", "conditioned-diffusion", "restoration", "evidence", "recommendation", "sample-size", "scaling")
+NAMES: tuple[str, ...] = (
+    "gaussians",
+    "digits",
+    "portraits",
+    "conditioned-diffusion",
+    "restoration",
+    "evidence",
+    "recommendation",
+    "sample-size",
+    "scaling",
+)
 STUDIES = Lazy(NAMES, "fusion.studies")
