@@ -54,6 +54,12 @@ def loaded(chosen: Iterable):
     return _ensembles.get(key_of(chosen))
 
 
+def warnings(chosen: Iterable) -> tuple[str, ...]:
+    """What loading these models had to say, one sentence each; nothing while they are not loaded."""
+    together = loaded(chosen)
+    return () if together is None else tuple(together.warnings)
+
+
 def ensemble(chosen: Iterable, progress=None):
     """The loaded ensemble of these cards, from the cache where possible. Raises ModelError with cause and cure."""
     from models.loading import load_ensemble

@@ -156,6 +156,8 @@ def run(session):
     if job.result is not None:
         done = len(job.result.gram)
         session.take_fit(_with_trained(session, job.result), ids)
+        if warnings := engine.warnings(cards):
+            session.note("models", "warn", *(texts.translate(session.language, w) for w in warnings))
         if done < len(pictures):
             session.note("fit", "warn", session.tell("fit.partial", done=done, total=len(pictures)))
         _reset_weights(session)

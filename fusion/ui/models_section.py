@@ -112,9 +112,23 @@ def toggle(session, data: dict) -> None:
         session.selected.append(name)
     session.notes.pop("models", None)
     carry(session, before)
+    card = offered(session)[name]
+    if name in session.selected and card.is_hub:  # say what would be fetched before anything is
+        _say_details(session, card)
     families = {c.family for c in chosen(session)}
     if len(families) > 1:
         session.note("models", "bad", session.tell("models.mixed", families=", ".join(sorted(families)).upper()))
+
+
+def _say_details(session, card) -> None:
+    from models.errors import ModelError
+
+    try:
+        told, problems = details(session, card)
+        said = [texts.translate(session.language, p) for p in problems] or told
+        session.note("models", "bad" if problems else "info", *(f"{card.title}: {s}" for s in said))
+    except ModelError as error:
+        session.note("models", "bad", session.tell("models.refused", reason=texts.translate(session.language, str(error))))
 
 
 def carry(session, before: list[str]) -> None:
@@ -133,17 +147,20 @@ def carry(session, before: list[str]) -> None:
 
 
 def add(session, data: dict) -> None:
-    """A model from a hub id or a folder. Errors are said beside the field, and nothing is lost."""
+    """A model from a hub id, a file or a folder, with its details before anything is fetched. Errors are said beside the field."""
     from fusion import hosting
-    from models.catalog import card_for
+    from models.catalog import typed_card
 
     typed = str(data.get("value", "")).strip()
     if not typed:
         session.note("models", "bad", session.tell("models.add_empty"))
         return
     try:
-        card = card_for(typed)
+        card = typed_card(typed)
         hosting.check(models=[card])  # a hosted page may offer its own models only
+        told, problems = details(session, card)
+        if problems:
+            raise ValueError(problems[0])
     except ValueError as error:
         session.note("models", "bad", session.tell("models.refused", reason=texts.translate(session.language, str(error))))
         return
@@ -151,5 +168,21 @@ def add(session, data: dict) -> None:
     session.added[card.id] = card
     if card.id not in session.selected:
         session.selected.append(card.id)
-    session.note("models", "info", session.tell("models.added", name=card.title))
+    session.note("models", "info", session.tell("models.added", name=card.title), *told)
     carry(session, before)
+
+
+def details(session, card) -> tuple[list[str], list[str]]:
+    """What a model is before it is fetched, in sentences; and what speaks against using it. Raises ModelError when it cannot be reached."""
+    from models.details import describe
+
+    found = describe(
+        card.source, card.adapter, card.revision, family=card.family, prediction=card.prediction, components=card.components
+    )
+    size = max((found.memory or {"": 0}).values()) / 1e9
+    said = session.tell(
+        "models.details", kind=found.kind, prediction=found.prediction or "–", fetch=f"{max(found.download - found.cached, 0) / 1e9:.2f}",
+        memory=f"{size:.2f}", licence=found.licence,
+    )  # fmt: skip
+    trigger = [session.tell("models.trigger", words=", ".join(found.trigger))] if found.trigger else []
+    return [said, *trigger, *(texts.translate(session.language, note) for note in found.notes)], list(found.problems)

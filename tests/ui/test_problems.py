@@ -74,3 +74,19 @@ def test_notes_of_images_and_figures():
 
     for sentence in (*NO_LOSS.values(), *LOSS_NOTES.values(), "effective sample size 9.3 of 16, 4 lineages left"):
         assert japanese(texts.translate("ja", sentence)), sentence
+
+
+def test_a_model_tells_what_it_is_before_it_is_used(folders, monkeypatch):
+    from fusion.ui import engine, models_section, state
+
+    monkeypatch.setattr(engine, "cards", dict)
+    monkeypatch.setenv("SCOREFUSION_MODELS", str(folders["empty"]))
+    session = state.Session()
+    models_section.add(session, {"value": str(folders["sd"])})
+    (kind, added), (_, told), *_ = session.notes["models"]
+    assert kind == "info" and "one" in added and session.selected == [str(folders["sd"])]
+    assert "0.00 GB to fetch" in told and "licence: not stated" in told and "predicts " in told
+    models_section.add(session, {"value": str(folders["pickled"])})
+    assert session.notes["models"][0][0] == "bad" and len(session.selected) == 1
+    models_section.add(session, {"value": str(folders["sd"]) + "?template=x"})
+    assert session.notes["models"][0][0] == "bad" and len(session.selected) == 1
