@@ -59,8 +59,9 @@ LOSS_NOTES = {"mixture": "Mean of the models' own losses, in its proportions: ev
 
 
 def shown(rows: Sequence) -> tuple[Column, ...]:
-    """The columns in which at least one row has something to show."""
-    return tuple(column for column in COLUMNS if any(value(row, column.name) is not None for row in rows))
+    """The columns in which at least one row has something to show; no column of training where nothing is trained."""
+    found = tuple(column for column in COLUMNS if any(value(row, column.name) is not None for row in rows))
+    return tuple(column for column in found if column.name != "training_seconds" or any(value(row, column.name) for row in rows))
 
 
 def value(row, name: str):

@@ -90,28 +90,39 @@ def _block(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class PromptSpace:
-    """Features without what the prompt explains, in units of the samples' own spread."""
+    """Features without what the prompt explains, in units of the samples' own spread.
+
+    What a prompt explains is estimated from every method's samples of it, so that no method is at home here, and shrunk by `(k - 1) / k`
+    for k seeds, since one seed gives like pictures in all methods. A sample is compared with the other seeds of its prompt (its own would
+    pull it inwards, and no held-out image is pulled so); a prompt with one seed keeps its share of the features everywhere.
+    """
 
     centre: np.ndarray  # (F,)
     shift: dict[str, np.ndarray]  # prompt -> (F,)
     scale: np.ndarray  # (F,)
+    samples: tuple[np.ndarray, ...]  # the methods' own samples, read
 
     @classmethod
     def of(cls, features: Sequence[np.ndarray], prompts: Sequence[Sequence[str]]) -> PromptSpace:
-        """From the features `(N, F)` and prompts of every method's samples: all methods count, so that none is at home here.
-
-        A prompt's own mean is shrunk towards the mean of all as if one more image stood there: one seed gives like pictures in all methods.
-        """
-        every, said = np.concatenate([np.asarray(f, dtype=float) for f in features]), np.array([p for some in prompts for p in some])
-        centre, shift = every.mean(0), {}
-        for prompt in dict.fromkeys(said.tolist()):
-            chosen = every[said == prompt]
-            images = len(chosen) / len(features)  # of one method
-            shift[prompt] = (chosen.mean(0) - centre) * images / (images + 1.0)
-        left = every - centre - np.stack([shift[prompt] for prompt in said.tolist()])
-        return cls(centre, shift, left.std(0) + 1e-9 * max(float(left.std()), 1e-300))
+        """From the features `(N, F)` and prompts of every method's samples, in the order of their seeds."""
+        rows = [np.asarray(one, dtype=float) for one in features]
+        centre, said = np.concatenate(rows).mean(0), [np.array(list(some)) for some in prompts]
+        paired, shift, left = all(np.array_equal(some, said[0]) for some in said), {}, [one - centre for one in rows]
+        for prompt in dict.fromkeys(prompt for some in said for prompt in some.tolist()):
+            at = [some == prompt for some in said]
+            total, count = sum(one[here].sum(0) for one, here in zip(rows, at)), sum(int(here.sum()) for here in at)
+            seeds = count / len(rows)
+            shift[prompt] = (total / count - centre) * max(seeds - 1, 0) / seeds
+            for one, own, here in zip(rows, left, at):
+                seed = sum(other[here] for other in rows) if paired else one[here]  # every method's sample of the seed, or its own
+                others = count - (len(rows) if paired else 1)
+                if others > 0 and seeds > 1:
+                    own[here] -= ((total - seed) / others - centre) * (seeds - 1) / seeds
+        every = np.concatenate(left)
+        scale = every.std(0) + 1e-9 * max(float(every.std()), 1e-300)
+        return cls(centre, shift, scale, tuple(one / scale for one in left))
 
     def read(self, features: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-        """`(N, F)`; a prompt that no sample had keeps its share of the features."""
+        """`(N, F)` of other images; a prompt that no sample had keeps its share of the features."""
         none = np.zeros_like(self.centre)
         return (np.asarray(features, dtype=float) - self.centre - np.stack([self.shift.get(p, none) for p in prompts])) / self.scale

@@ -139,8 +139,8 @@ def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, 
     space = PromptSpace.of(features, prompts)
     target, readings = space.read(target, pictures.prompts), {}
     known = None if fit is None or fit.target is None else _latents(ensemble, through_autoencoder(ensemble, fit.target.images))
-    for place, feature, said in zip(readable, features, prompts):
-        reading = readings[rows[place].method] = space.read(feature, said)
+    for place, reading in zip(readable, space.samples):
+        readings[rows[place].method] = reading
         found = {"kid": kid(reading, target), "diversity": diversity(reading, target), "notes": rows[place].notes}
         if known is not None:
             seen = copies(_latents(ensemble, [sample.image for sample in rows[place].samples]), known, _latents(ensemble, held))

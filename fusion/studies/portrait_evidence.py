@@ -21,7 +21,7 @@ def judged(drawn: Mapping[str, Pictures], held_out: Pictures, population: np.nda
     """A row for every method, its population against the known one, and the recommendation, which does not see that."""
     space = PromptSpace.of([one.features for one in drawn.values()], [one.prompts for one in drawn.values()])
     target = space.read(held_out.features, held_out.prompts)
-    readings = {name: space.read(one.features, one.prompts) for name, one in drawn.items()}
+    readings = dict(zip(drawn, space.samples))
     rows = [
         Row(name, METHODS[name].title, {}, costs.get(name), kid=kid(readings[name], target), diversity=diversity(readings[name], target),
             population=distance_of_counts(np.bincount(one.cells, minlength=18), np.asarray(population).ravel(), known=True))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fusion.evaluation.denoiser_features import LEVEL, PromptSpace, denoiser_features, through_autoencoder
+from fusion.evaluation.diversity import diversity
 from tests.fusion import small
 
 
@@ -62,7 +63,7 @@ def test_what_a_prompt_shares_is_taken_out_and_a_methods_own_shift_stays():
     asked = np.where(np.array(prompts)[:, None] == "a", 5.0, -5.0)
     one, other = rng.normal(size=(400, 3)) + asked, rng.normal(size=(400, 3)) + asked + 0.5
     space = PromptSpace.of([one, other], [prompts, prompts])
-    u, v = space.read(one, prompts), space.read(other, prompts)
+    u, v = space.samples
     for prompt in ("a", "b"):
         chosen = np.array(prompts) == prompt
         assert abs((u[chosen].mean(0) + v[chosen].mean(0)) / 2).max() < 0.05  # of 5 before; shrinkage leaves 5 / 201
@@ -72,6 +73,26 @@ def test_what_a_prompt_shares_is_taken_out_and_a_methods_own_shift_stays():
     assert unknown[0] == pytest.approx((one[0] - space.centre) / space.scale)
 
 
-def test_a_prompt_seen_once_is_shrunk_half_way():
+def test_a_prompt_with_one_seed_keeps_its_share_and_two_are_shrunk_half_way():
     space = PromptSpace.of([np.array([[0.0], [4.0]])], [["a", "b"]])
-    assert space.shift["a"] == pytest.approx([-1.0]) and space.shift["b"] == pytest.approx([1.0])
+    assert space.shift["a"] == pytest.approx([0.0]) and space.samples[0][:, 0] * space.scale == pytest.approx([-2.0, 2.0])
+    space = PromptSpace.of([np.array([[0.0], [2.0], [8.0], [10.0]])], [["a", "a", "b", "b"]])
+    assert space.shift["a"] == pytest.approx([-2.0]) and space.shift["b"] == pytest.approx([2.0])
+    # centre 5; the other seed of "a" lies at 2, 3 below, of which a half is taken: 0 - 5 + 1.5
+    assert space.samples[0][:, 0] * space.scale == pytest.approx([-3.5, -0.5, 0.5, 3.5])
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_samples_of_the_target_spread_as_held_out_images_do(paired):
+    """Few seeds a prompt: samples must not look narrower than held-out images because they are among those that the centre is made of."""
+    rng, ratios, prompts = np.random.default_rng(1), [], ["a", "b", "c", "d"] * 3
+    for _ in range(60):
+        asked = rng.normal(size=(4, 20))[[0, 1, 2, 3] * 3] * 4
+        seeds = rng.normal(size=(12, 20))
+        methods = [asked + seeds + 0.1 * rng.normal(size=(12, 20)) for _ in range(3)]
+        said = [prompts, prompts, prompts] if paired else [prompts, prompts[:8], prompts]
+        methods = methods if paired else [methods[0], methods[1][:8], methods[2]]
+        space = PromptSpace.of(methods, said)
+        held = space.read(asked + rng.normal(size=(12, 20)), prompts)
+        ratios.append(diversity(space.samples[0], held).value)
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.05 if paired else 0.15)
