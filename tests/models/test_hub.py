@@ -199,6 +199,24 @@ def test_no_server(published):
             attempt()
 
 
+def test_what_is_here_loads_without_a_connection(published):
+    load(card("owner/sd", revision=NEW, adapter="owner/lora", adapter_revision=NEW))
+    constants.ENDPOINT = "http://127.0.0.1:9"
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    huggingface_hub.hf_api.api.endpoint = constants.ENDPOINT
+    assert load(card("owner/sd", revision=NEW, adapter="owner/lora", adapter_revision=NEW)).names == ("owner/sd",)
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_its_base_is_fetched(published, tmp_path):
+    from tests.models.test_lora import kohya
+
+    kohya(tmp_path / "wrong", {"lora_unet_down_blocks_7_resnets_0_conv1": (8, 8, 3, 3)})
+    published.repositories["owner/wrong"] = Repository({NEW: tmp_path / "wrong"})
+    with pytest.raises(ModelError, match="does not fit its base .1 of its 1 layers are not in this model: lora_unet_down_blocks_7"):
+        load(card("owner/sd", adapter="owner/wrong"))
+    assert published.fetched() == ["kohya.safetensors", "vae/diffusion_pytorch_model.safetensors"]
+
+
 def test_pickles_only(published, tiny_cards, tmp_path):
     folder = Path(shutil.copytree(tiny_cards("sd")[0].source, tmp_path / "pickled"))
     (folder / NETWORK).rename(folder / "unet/diffusion_pytorch_model.bin")
