@@ -61,5 +61,4 @@ def test_fit_and_compare_two_methods_on_the_shipped_portraits(shipped):
     tab.wait_for_selector("#compare-button:not([disabled])")
     heads = tab.locator("#grid .col strong").all_inner_texts()
     assert heads == [texts.say("en", "method.single"), texts.say("en", "method.mixture")]
-    sizes = tab.evaluate("[...document.querySelectorAll('#grid .shot img')].map((n) => n.naturalWidth)")
-    assert sizes == [64] * 4
+    tab.wait_for_function("[...document.querySelectorAll('#grid .shot img')].every((n) => n.naturalWidth === 64)")  # all are served
