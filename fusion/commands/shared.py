@@ -12,9 +12,10 @@ from fusion.images import Intake, read_folder
 from fusion.objective import fit_gram
 from fusion.parallel import ALONE, Team, started
 from fusion.target import Target
-from models.catalog import REPOSITORY, typed_card
+from models.catalog import REPOSITORY, ModelCard, typed_card
 from models.loading import load_ensemble
 
+WORTH_SAYING = 10_000_000  # bytes of a download
 
 def say(text: str) -> None:
     """A remark on stderr, so that stdout holds the result alone; of several processes only the first one speaks."""
@@ -28,11 +29,31 @@ def cards_of(names: Sequence[str]) -> list:
 
 
 def ensemble_of(names: Sequence[str], device: str, progress):
-    """The loaded models; what a person should know about how they were loaded is said."""
-    ensemble = load_ensemble(cards_of(names), device=device, progress=progress)
+    """The loaded models. What is about to be fetched is said before, what a person should know about how they were loaded after."""
+    cards = cards_of(names)
+    announce(cards)
+    ensemble = load_ensemble(cards, device=device, progress=progress)
     for warning in ensemble.warnings:
         say(f"note: {warning}")
     return ensemble
+
+
+def announce(cards: Sequence[ModelCard]) -> None:
+    """Say kind, size, memory and licence of the models that must be fetched first."""
+    from fusion.commands.details import amount
+    from models.details import describe
+    from models.errors import ModelError
+
+    for card in (card for card in cards if card.is_hub):
+        try:
+            found = describe(card.source, card.adapter, card.revision, prediction=card.prediction, components=card.components)
+        except ModelError:  # without a connection: it may be here already, and loading says what is wrong
+            continue
+        left = found.download - found.cached
+        if left >= WORTH_SAYING:
+            needs = ", ".join(f"{amount(size)} of memory in {precision}" for precision, size in found.memory.items())
+            gate = " (to be accepted on its page first)" if found.gated else ""
+            say(f"{card.title}: {found.kind}, {amount(left)} to fetch, {needs}; licence: {found.licence}{gate}")
 
 
 def shipped_calibration(ensemble) -> Calibration | None:

@@ -311,6 +311,16 @@ def test_servers_that_ignore_ranges_and_headers_that_lie(published, single, tmp_
 
 # ------------------------------------------------------------------------------------------------ as a command
 
+def test_commands_say_what_they_are_about_to_fetch(published, monkeypatch, capsys):
+    from fusion.commands import shared
+
+    monkeypatch.setattr(shared, "WORTH_SAYING", 1)
+    shared.ensemble_of(["owner/sd"], "cpu", None)
+    said = capsys.readouterr().err
+    assert "sd: Stable Diffusion 1 and 2, " in said and "kB to fetch, " in said and "licence: my-licence" in said
+    shared.ensemble_of(["owner/sd"], "cpu", None)
+    assert "to fetch" not in capsys.readouterr().err  # it is here now
+
 
 def test_details_as_a_command_in_a_process_of_its_own(published, tmp_path):
     """With HF_ENDPOINT, as a person would set it."""
