@@ -76,7 +76,7 @@ def grid(session) -> str:
         cells += "".join(_cell(session, column, prompt, seed) for column in columns)
     return (
         f'<div class="grid-scroll" tabindex="0" role="region" aria-label="{say("compare.grid")}"><div class="compare" id="grid" '
-        f'style="--cell:minmax(148px,1fr);grid-template-columns:repeat({len(columns)},var(--cell))">{cells}</div></div>'
+        f'style="--cell:minmax(148px,{"1fr" if len(columns) > 3 else "240px"});grid-template-columns:repeat({len(columns)},var(--cell))">{cells}</div></div>'
     )
 
 
@@ -191,6 +191,8 @@ def run(session):
 
     job = jobs.Job("compare", work)
     yield from fit.follow(session, job)
+    if job.stopped():
+        session.columns = [c for c in session.columns if c.shots]
     if job.stopped() and "compare" not in session.notes:
         session.note("compare", "warn", session.tell("run.stopped_early"))
     if failed:

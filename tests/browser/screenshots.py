@@ -1,6 +1,6 @@
-"""Screenshots for the README: `python -m tests.browser.screenshots OUTDIR`. Starts the real page, uses it, and photographs it.
+"""Screenshots for the README: `python -m tests.browser.screenshots OUTDIR`. Starts the real page and photographs its first screen.
 
-`--fast` draws fewer images with fewer steps. Any console error ends the run with a message.
+`--all` also uses the page and photographs every section, `--fast` with fewer images and steps. Any console error ends the run with a message.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def shoot(tab, path: Path, section: str | None = None, full: bool = False) -> No
     print(path, flush=True)
 
 
-def work(tab, out: Path) -> None:
+def work(tab, out: Path, fast: bool) -> None:
     """Fit, compare and look at every tab of the evidence."""
     if not tab.locator("#answer").count():
         tab.click("#fit-button")
@@ -50,6 +50,12 @@ def work(tab, out: Path) -> None:
     tab.wait_for_selector("[data-running=compare]")
     tab.wait_for_selector("#compare-button:not([disabled])")
     shoot(tab, out / "compare.png", "compare")
+    if fast:
+        tab.select_option("[data-do=measure_count]", "16")
+    tab.click("#measure-button")
+    tab.wait_for_selector("#measured")
+    tab.wait_for_selector("#measure-button:not([disabled])")
+    shoot(tab, out / "evidence-measured.png", "evidence")
     for name in ("level", "explains", "correlation", "metrics", "population"):
         tab.click(f"#tab-{name}")
         tab.wait_for_selector(f"#tab-{name}[aria-selected=true]")
@@ -62,7 +68,8 @@ def work(tab, out: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.browser.screenshots", description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--fast", action="store_true", help="two images with four steps instead of four with twenty")
+    parser.add_argument("--all", action="store_true", help="every section too: fit, mixer, comparison, evidence, report")
+    parser.add_argument("--fast", action="store_true", help="with --all: two images with four steps instead of four with twenty")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     address, said = f"http://127.0.0.1:{free_port()}", []
@@ -76,10 +83,11 @@ def main(argv: list[str] | None = None) -> None:
             shoot(ready(browser, said, address), args.output / "first-screen.png")
             shoot(ready(browser, said, address, color_scheme="dark"), args.output / "dark.png")
             shoot(ready(browser, said, address, locale="ja-JP"), args.output / "japanese.png")
-            shoot(ready(browser, said, address, 768, 1024), args.output / "tablet.png")
             shoot(ready(browser, said, address, 390, 844, scale=2), args.output / "phone.png")
-            shoot(ready(browser, said, address, 390, 844, color_scheme="dark", scale=2), args.output / "phone-mixer.png", "mixer")
-            work(ready(browser, said, address, query="?images=2&steps=4" if args.fast else ""), args.output)
+            if args.all:
+                shoot(ready(browser, said, address, 768, 1024), args.output / "tablet.png")
+                shoot(ready(browser, said, address, 390, 844, color_scheme="dark", scale=2), args.output / "phone-mixer.png", "mixer")
+                work(ready(browser, said, address, query="?images=2&steps=4" if args.fast else ""), args.output, args.fast)
             browser.close()
     finally:
         server.terminate()
