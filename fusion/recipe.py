@@ -33,9 +33,9 @@ __all__ = ["KEY", "Recipe", "RecipeError", "described"]
 class Recipe:
     """`models`: one mapping per member (id, source, revision, adapter, hashes). `weights` (K,), or (L, K) with `strata` (L + 1,).
 
-    `prompts`, `seeds`, `steps`, `guidance`, `height`, `width`, `batch_size` as in `SamplingPlan`. `picture`: for a recipe inside an image,
-    the index of that image among those the recipe draws (an image is drawn in the company it was first drawn in, since rounding depends
-    on the batch). `metrics`: what was measured, free form. `environment`: versions and device it was made with, for information.
+    `prompts`, `seeds`, `steps`, `guidance`, `guidance_interval`, `height`, `width`, `batch_size` as in `SamplingPlan`.
+    `picture`: for a recipe inside an image, the index of that image among those the recipe draws (an image is drawn in the company it was
+    first drawn in, since rounding depends on the batch). `metrics`: what was measured, free form. `environment`: versions and device it was made with, for information.
     `trained`: of a method that trains, the file it draws with: its name, sha256, and the member it belongs to. The file lies beside the
     recipe or its images: saving writes it there (`record`, where the recipe was made), drawing looks for it there (`folder`, where it was
     read).
@@ -58,6 +58,7 @@ class Recipe:
     metrics: Mapping = field(default_factory=dict)
     environment: Mapping = field(default_factory=dict)
     trained: Mapping | None = None
+    guidance_interval: tuple[float, float] | None = None
     version: int = VERSION
     record: Any = field(default=None, compare=False, repr=False)
     folder: Path | None = field(default=None, compare=False, repr=False)
@@ -82,7 +83,7 @@ class Recipe:
             interval=None if interval is None or np.ndim(interval) != 2 else _tuples(np.clip(interval, 0, 1)),
             strata=None if strata is None else _tuples(strata), how=str(getattr(weights, "how", ""))[:400], steps=plan.steps,
             guidance=float(plan.guidance), height=plan.height, width=plan.width, batch_size=plan.batch_size,
-            metrics=dict(metrics or {}), environment=_environment(ensemble),
+            guidance_interval=plan.guidance_interval, metrics=dict(metrics or {}), environment=_environment(ensemble),
             trained=None if trained is None else {"file": trained.file, "sha256": trained.sha256, "member": trained.member},
         )  # fmt: skip
         return replace(cls.from_json(recipe.to_json()), record=trained)  # what we write is held to what we read
@@ -139,8 +140,9 @@ class Recipe:
         """Valid JSON, keys in the order of the fields. Raises RecipeError for metrics that JSON cannot hold."""
         try:
             kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("record", "folder")}
-            if self.trained is None:
-                del kept["trained"]  # recipes of all other methods stay readable for earlier versions
+            for name in ("trained", "guidance_interval"):  # recipes without them stay readable for earlier versions
+                if kept[name] is None:
+                    del kept[name]
             return json.dumps(_plain(kept), indent=indent, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             cause = f"the recipe holds a value that cannot be written ({error})"
@@ -205,8 +207,9 @@ class Recipe:
             changes["trained"] = self.load_trained()
         weights = self.as_weights() if self.strata is not None else normalised(np.array(self.weights, dtype=float))
         plan = SamplingPlan(
-            list(self.prompts), list(self.seeds), self.steps, self.guidance, self.height, self.width, weights, batch_size=self.batch_size
-        )
+            list(self.prompts), list(self.seeds), self.steps, self.guidance, self.height, self.width, weights, batch_size=self.batch_size,
+            guidance_interval=self.guidance_interval,
+        )  # fmt: skip
         return plan.with_(**changes)
 
     def run(self, ensemble, **changes) -> Iterator[Sample]:

@@ -48,6 +48,7 @@ SCHEMA = {
         "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, "minItems": 1, "maxItems": 4096},
         "steps": {"type": "integer", "minimum": 1, "maximum": 1000},
         "guidance": {"type": "number", "minimum": 0, "maximum": 100},
+        "guidance_interval": {"type": ["array", "null"], "items": _SHARE, "minItems": 2, "maxItems": 2},
         "height": _PIXELS,
         "width": _PIXELS,
         "batch_size": {"type": "integer", "minimum": 1, "maximum": 256},
@@ -115,6 +116,9 @@ def check(content: object) -> None:
     if trains != ("trained" in content):
         raise RecipeError(f"this recipe of {content['method']} {'lacks' if trains else 'must not have'} `trained`, the file of what was "
                           "trained: save the recipe again")  # fmt: skip
+    guided = content.get("guidance_interval")
+    if guided is not None and guided[0] > guided[1]:
+        raise RecipeError(f"the guidance interval of this recipe ends at {guided[1]:g}, before its start at {guided[0]:g}: exchange them")
     prompts, seeds = len(content["prompts"]), len(content["seeds"])
     if prompts != seeds and 1 not in (prompts, seeds):
         raise RecipeError(f"this recipe has {prompts} prompts and {seeds} seeds: give equally many, or one of either")

@@ -3,12 +3,12 @@
 At every step it calls the members and returns `sum_k w_k prediction_k`, the weighted score of ScoreFusion (Liu et al. 2025, arXiv
 2406.19619): averaging predictions in one parametrisation at one noise level is averaging scores (design/maths.md, "The path"). Members of
 another parametrisation or schedule are called at equal logSNR and converted to member 0's. A lone member with weight 1 answers untouched:
-one-hot weights reproduce that model bit for bit. Weights of 0 cost nothing.
+one-hot weights reproduce that model bit for bit. Weights of 0 cost nothing, and neither does guidance outside its interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,12 @@ import torch
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
-from models.conditioning import Relay, Slot, named_arguments
+from fusion import guidance
+from models.conditioning import Relay, Slot, conditional_half, named_arguments
 from models.noise import predict_pair
 
 if TYPE_CHECKING:
+    from models.families import Family
     from models.loading import Ensemble
 
     from .weights import Weights
@@ -61,21 +63,33 @@ class LevelTable:
 
 
 class FusedDenoiser(Slot):
-    """Stands in `pipe.unet` or `pipe.transformer` and answers for the whole ensemble."""
+    """Stands in `pipe.unet` or `pipe.transformer` and answers for the whole ensemble.
 
-    def __init__(self, ensemble: Ensemble, weights: LevelTable, relay: Relay):
+    interval: where the pipeline's guidance is to act (`fusion.guidance`), None for everywhere; with one, the pipeline must be guiding.
+    Outside of it both halves of a doubled batch get the conditional prediction, evaluated once, so that the pipeline's
+    `u + g (c - u)` is c exactly; a network that is given the guidance as a number gets 1. clock: the pipeline's timesteps.
+    """
+
+    def __init__(self, ensemble: Ensemble, weights: LevelTable, relay: Relay, interval: guidance.Interval | None = None,
+                 clock: Callable[[], Tensor] | None = None):  # fmt: skip
         super().__init__(tuple(dict.fromkeys(member.network for member in ensemble.members)))
         self.ensemble, self.weights, self.relay = ensemble, weights, relay
+        self.interval, self.clock = guidance.checked(interval), clock
 
     def forward(self, *args: object, return_dict: bool = True, **kwargs: object) -> Transformer2DModelOutput | tuple[Tensor]:
         """The fused prediction `(B, ...)` in member 0's parametrisation, for its latent and timestep among the arguments."""
         given = named_arguments(self.networks[0], args, kwargs)
         x_t, t = given.pop(self.ensemble.family.sample), given.pop("timestep")
+        guided = self.interval is None or guidance.inside(self.interval, *guidance.place(t, self._times()))
+        twice = not guided and self.ensemble.family.guidance == "batch"
+        if twice:  # the unconditional half comes first
+            rows = len(x_t) // 2
+            x_t, t = x_t[rows:], t[rows:] if torch.is_tensor(t) and t.ndim and len(t) > 1 else t
         level = self.ensemble.noise.level(torch.as_tensor(t, device=x_t.device)).expand(len(x_t))
         weights = self.weights.at(level)  # (B, K)
         total = None
         for k in weights.any(0).nonzero().flatten().tolist():
-            prediction = self._predict(k, x_t, t, level, given)
+            prediction = self._predict(k, x_t, t, level, given, guided)
             if bool((weights[:, k] == 1).all()):  # alone: untouched, not multiplied
                 total = prediction
                 break
@@ -83,12 +97,19 @@ class FusedDenoiser(Slot):
             part = weights[:, k].to(wide).view(-1, *[1] * (wide.ndim - 1)) * wide
             total = part if total is None else total + part
         total = total.to(prediction.dtype)
+        total = torch.cat([total, total]) if twice else total
         return Transformer2DModelOutput(sample=total) if return_dict else (total,)
 
-    def _predict(self, k: int, x_t: Tensor, t: Tensor, level: Tensor, given: dict) -> Tensor:
-        """Member k's prediction in member 0's parametrisation."""
+    def _times(self) -> Tensor:
+        """The timesteps of the run, as the network is told them."""
+        return self.clock() * self.ensemble.family.time_scale
+
+    def _predict(self, k: int, x_t: Tensor, t: Tensor, level: Tensor, given: dict, guided: bool = True) -> Tensor:
+        """Member k's prediction in member 0's parametrisation. Unguided: for the conditional half of what `given` is for."""
         member, here = self.ensemble.members[k], self.ensemble.noise
         conditioning, family = self.relay.arguments(k, given), self.ensemble.family
+        if not guided:
+            conditioning = _unguided(conditioning, family)
         name, answers = family.sample, []
         if member.noise.calls_like(here):
             return member(**{name: x_t, "timestep": t}, **conditioning)
@@ -101,16 +122,28 @@ class FusedDenoiser(Slot):
         return family.answer(here.from_pair(sample, noise, level).to(x_t.dtype), answers[0])
 
 
+def _unguided(conditioning: Mapping, family: Family) -> Mapping:
+    """What guidance 1 would have a network told, from what guidance above 1 tells it."""
+    if family.guidance == "batch":
+        return conditional_half(conditioning, family)
+    told = conditioning.get("guidance")
+    return conditioning if told is None else {**conditioning, "guidance": torch.ones_like(told)}
+
+
 @contextmanager
-def fused(ensemble: Ensemble, weights: np.ndarray | Sequence | Weights, *, strata: np.ndarray | None = None) -> Iterator[object]:
+def fused(ensemble: Ensemble, weights: np.ndarray | Sequence | Weights, *, strata: np.ndarray | None = None,
+          interval: guidance.Interval | None = None) -> Iterator[object]:  # fmt: skip
     """The ensemble's stock pipeline with the fused denoiser in its slot; everything is put back at the end, also after an exception.
 
     weights: `(K,)`, `(L, K)` with `strata (L + 1,)`, or a `Weights`. They must sum to 1; ValueError says what is wrong with them.
+    interval: the share of the steps in which guidance acts (`fusion.guidance`); give one only when the pipeline is called with guidance
+    above 1.
     Members with their own prompt template or text encoders hear the pipeline's prompt through these; the negative prompt is left as it is.
     One job at a time per ensemble: concurrent jobs each take `ensemble.subset(range(K))`, which shares all memory.
     """
     pipeline, slot, relay = ensemble.pipeline, ensemble.family.slot, ensemble.relay()
-    denoiser = FusedDenoiser(ensemble, LevelTable(weights, len(ensemble), strata), relay)
+    clock = lambda: pipeline.scheduler.timesteps  # noqa: E731
+    denoiser = FusedDenoiser(ensemble, LevelTable(weights, len(ensemble), strata), relay, interval, clock)
     previous = getattr(pipeline, slot)
     try:
         setattr(pipeline, slot, denoiser)

@@ -94,6 +94,11 @@ def _join(trees: list[dict], join: Callable[[str, list[Tensor]], Tensor]) -> dic
             for name, leaf in first.items()}  # fmt: skip
 
 
+def conditional_half(arguments: Mapping, family: Family) -> dict:
+    """Denoiser arguments of the prompts alone, from those of a batch doubled for guidance (unconditional half first)."""
+    return _map(arguments, lambda name, leaf: leaf if name in family.shared else leaf[len(leaf) // 2 :])
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """What a pipeline passes its denoiser for `P` prompts. `arguments`: tensors of `P` rows, `2 P` when guided (unconditional first)."""

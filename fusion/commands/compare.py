@@ -42,6 +42,8 @@ def run(args, *, progress, stop):
     from fusion.objective import fit_gram
     from fusion.target import Target
 
+    guidance = 1.0 if args.guidance is None else args.guidance
+    interval = options.interval(args.guidance_interval, guidance)
     ensemble = ensemble_of(args.models, args.device, progress)
     pictures, captions, held, held_captions = _split(args)
     found = fitted(args, ensemble, pictures, captions, progress, stop)
@@ -53,7 +55,7 @@ def run(args, *, progress, stop):
         ensemble, args.methods, [prompts[i % len(prompts)] for i in range(args.count)], range(args.seed, args.seed + args.count),
         fit=found, held_out=held_out, target=held_images if known is None else known,
         pictures=Target(tuple(held_images), tuple(held_captions)), steps=args.steps or 20,
-        guidance=1.0 if args.guidance is None else args.guidance, height=args.height, width=args.width,
+        guidance=guidance, guidance_interval=interval, height=args.height, width=args.width,
         read_features=not args.no_features, progress=progress, stop=stop,
     )  # fmt: skip
     if args.out:

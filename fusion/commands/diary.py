@@ -75,6 +75,7 @@ class Diary:
         weights = None if plan.weights is None else values_of(plan.weights).tolist()
         trained = None if plan.trained is None else plan.trained.sha256
         settings = (plan.jobs, plan.steps, plan.guidance, plan.height, plan.width, plan.batch_size, weights, trained, picture)
+        settings += () if plan.guidance_interval is None else (plan.guidance_interval,)
         machine = (str(ensemble.device.type), str(ensemble.dtype), ensemble.size)
         content = json.dumps([method, settings, machine, [described(card) for card in ensemble.cards]], default=str)
         diary = Diary(folder, hashlib.sha256(content.encode()).hexdigest(), method, picture)

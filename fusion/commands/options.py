@@ -15,8 +15,20 @@ def drawing(command: ArgumentParser) -> None:
     """How images are drawn."""
     command.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the recipe's, else 20)")
     command.add_argument("--guidance", type=float, metavar="G", help="pull of the prompt (default: the recipe's, else 1: none added)")
+    command.add_argument("--guidance-interval", nargs=2, type=float, metavar=("A", "B"),
+                         help="guide only between these shares of the steps, 0 for noise and 1 for the image (default: the recipe's, else "
+                              "all): 0.2 0.8 saves two fifths of what guidance costs")  # fmt: skip
     command.add_argument("--height", type=int, metavar="PIXELS", help="default: the models' own")
     command.add_argument("--width", type=int, metavar="PIXELS", help="default: the models' own")
+
+
+def interval(typed: list[float] | None, guidance: float) -> tuple[float, float] | None:
+    """The guidance interval that was typed. Raises ValueError, with cause and cure, for one that means nothing."""
+    from fusion.guidance import checked
+
+    if typed is not None and guidance <= 1:
+        raise ValueError("there is no guidance to limit to an interval: give --guidance above 1, too, for example 5")
+    return checked(typed)
 
 
 def calibration(command: ArgumentParser) -> None:

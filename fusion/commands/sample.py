@@ -53,7 +53,8 @@ def run(args, *, progress, stop):
         ensemble, method, plan, picture = _drawing(args, recipe, progress)
         method_cost = METHODS[method].cost(ensemble, None, plan)
         price = f"{method_cost.evaluations:g} network evaluations each, {method_cost.memory:.2f} x the memory of one model"
-        say(f"{len(plan.jobs)} images, {price}")
+        saved = f" ({method_cost.saved:g} saved by the guidance interval)" if method_cost.saved else ""
+        say(f"{len(plan.jobs)} images, {price}{saved}")
         folder = Path(args.out)
         folder.mkdir(parents=True, exist_ok=True)
         if plan.trained is not None and team.first:
@@ -104,4 +105,6 @@ def _drawing(args, recipe, progress):
         first = args.seed or 0
         grid = SamplingPlan.grid(prompts, range(first, first + count))
         changes |= {"prompts": grid.prompts, "seeds": grid.seeds}
+    if args.guidance_interval is not None:
+        changes["guidance_interval"] = options.interval(args.guidance_interval, changes.get("guidance", plan.guidance))
     return ensemble, method, replace(plan, **changes), picture

@@ -64,6 +64,7 @@ def compare(
     return Report(
         tuple(rows), tuple(described(card) for card in ensemble.cards), tuple(p for p, _ in drawn.jobs), tuple(s for _, s in drawn.jobs),
         settings={"steps": drawn.steps, "guidance": drawn.guidance, "images a method": len(drawn.jobs)}
+        | ({} if drawn.interval is None else {"guidance interval": list(drawn.interval)})
         | ({} if pictures is None else {"held-out images": len(pictures)}),
         fit={} if fit is None else fit.summary(), recommendation=told, stopped=bool(stop is not None and stop()), fitted=fit,
     )  # fmt: skip

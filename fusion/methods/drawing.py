@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from fusion.guidance import guided_steps
 from fusion.memory import free, out_of_memory
 from fusion.methods.plan import Cost, MethodError, Sample, SamplingPlan, Stopped
 from fusion.sampler import fused
@@ -71,7 +72,7 @@ def _advance(plan: SamplingPlan, done: int, total: int, label: str) -> Callable[
 
 def by_pipeline(ensemble, plan: SamplingPlan, weights, batch, advance: Callable[..., None]) -> tuple[list, list[str]]:
     """One call of the stock pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. No notes."""
-    with fused(ensemble, weights) as pipeline:  # not held while `draw` waits for its caller, who may draw meanwhile
+    with fused(ensemble, weights, interval=plan.interval) as pipeline:  # not held while `draw` waits for its caller, who may draw meanwhile
         arguments = arguments_for(pipeline, plan, ensemble, batch)
         with torch.no_grad(), quiet(pipeline), _every_step(pipeline, arguments, advance):
             return pipeline(**arguments, generator=generators_for(batch)).images, []
@@ -175,8 +176,16 @@ def needs_fit(fit, what: str):
 
 
 def evaluations(ensemble, plan: SamplingPlan, members: float) -> float:
-    """Network evaluations per image when `members` networks run at every step; classifier-free guidance runs each twice."""
-    return members * plan.steps * (2 if plan.guidance > 1.0 and ensemble.family.guidance == "batch" else 1)
+    """Network evaluations per image when `members` networks run at every step; classifier-free guidance runs each twice where it acts."""
+    doubled = plan.guidance > 1.0 and ensemble.family.guidance == "batch"
+    return members * (plan.steps + (guided_steps(plan.interval, plan.steps) if doubled else 0))
+
+
+def price(ensemble, plan: SamplingPlan, members: float, memory: float, seconds: float = 0.0, preparation: int = 0) -> Cost:
+    """The cost of drawing with `members` networks at every step, with what the plan's guidance interval saves of it."""
+    count = evaluations(ensemble, plan, members)
+    saved = evaluations(ensemble, plan.with_(guidance_interval=None), members) - count
+    return Cost(count, memory, seconds, preparation, saved)
 
 
 def memory_ratio(ensemble, used=None) -> float:
@@ -205,4 +214,4 @@ def _bytes(modules, without: str | None = None) -> int:
 def constant_cost(ensemble, plan: SamplingPlan, weights) -> Cost:
     """Price of drawing with weights known before: members of weight zero cost nothing."""
     active = np.atleast_2d(values_of(weights)) > 0
-    return Cost(evaluations(ensemble, plan, float(active.sum(1).mean())), memory_ratio(ensemble, np.flatnonzero(active.any(0))))
+    return price(ensemble, plan, float(active.sum(1).mean()), memory_ratio(ensemble, np.flatnonzero(active.any(0))))

@@ -14,7 +14,7 @@ import numpy as np
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from fusion.methods.drawing import checked_weights, draw, evaluations, needs_fit, values_of
+from fusion.methods.drawing import checked_weights, draw, needs_fit, price, values_of
 from fusion.methods.parameters import ADVICE, Source, average
 from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
 
@@ -77,7 +77,7 @@ def cost(ensemble, fit, plan: SamplingPlan) -> Cost:
     """That of one model. (The members are read once, while they are averaged.)"""
     members = [ensemble.members[k] for k in np.flatnonzero(_weights(ensemble, fit, plan) > 0)]
     _refuse_unlike(members)
-    return Cost(evaluations(ensemble, plan, 1), 1.0)
+    return price(ensemble, plan, 1, 1.0)
 
 
 METHOD = Method(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fusion.methods.drawing import checked_weights, draw, evaluations, memory_ratio, needs_fit, values_of
+from fusion.methods.drawing import checked_weights, draw, memory_ratio, needs_fit, price, values_of
 from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
 from fusion.methods.single import one_hot
 
@@ -57,7 +57,7 @@ def _shifted(plan: SamplingPlan, offset: int, total: int):
 
 def cost(ensemble, fit, plan: SamplingPlan) -> Cost:
     shares = proportions(ensemble, fit, plan)
-    return Cost(evaluations(ensemble, plan, 1), memory_ratio(ensemble, np.flatnonzero(shares > 0)))
+    return price(ensemble, plan, 1, memory_ratio(ensemble, np.flatnonzero(shares > 0)))
 
 
 METHOD = Method("mixture", "Mix", run, cost, "Every sample comes from one model; the models take turns in the fitted proportions.")

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fusion import guidance
+
 
 class MethodError(ValueError):
     """A method cannot run as asked; the message names the cause and the cure."""
@@ -40,7 +42,8 @@ class SamplingPlan:
     """Which images to draw, and how.
 
     `prompts` and `seeds` are paired, image i being `(prompts[i], seeds[i])`; a single prompt or a single seed is repeated.
-    `steps`: sampling steps. `guidance`: classifier-free guidance scale, 1 for none. `height`, `width`: pixels, None for the model's own.
+    `steps`: sampling steps. `guidance`: classifier-free guidance scale, 1 for none. `guidance_interval`: the shares of the steps, 0 for
+    noise and 1 for the image, between which guidance acts (`fusion.guidance`); None for all. `height`, `width`: pixels, None: the model's.
     `weights`: what to use instead of the method's own fitted weights: (K,), (L, K) as `Weights`, or None.
     `stop() -> bool` is asked before every step; `progress(done, total, message)` counts sampling steps.
     `batch_size`: images in one pipeline call. It is part of what makes a run repeatable to the last bit, so recipes keep it.
@@ -60,6 +63,7 @@ class SamplingPlan:
     progress: Callable[[int, int, str], None] | None = None
     part: Part = Part()
     trained: Any = None
+    guidance_interval: tuple[float, float] | None = None
 
     @classmethod
     def grid(cls, prompts: Sequence[str], seeds: Sequence[int], **settings) -> SamplingPlan:
@@ -80,6 +84,10 @@ class SamplingPlan:
             raise MethodError("seeds must be whole numbers from 0 to 2^63 - 1")
         if self.steps < 1 or self.batch_size < 1:
             raise MethodError(f"{self.steps} steps in batches of {self.batch_size}: both must be at least 1")
+        try:
+            guidance.checked(self.guidance_interval)
+        except ValueError as error:
+            raise MethodError(str(error)) from None
         return list(zip(prompts * (count // len(prompts)), seeds * (count // len(seeds))))
 
     def batches(self, jobs: Sequence[tuple[str, int]] | None = None) -> list[tuple[tuple[str, int], ...]]:
@@ -94,6 +102,11 @@ class SamplingPlan:
 
     def with_(self, **changes) -> SamplingPlan:
         return replace(self, **changes)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The guidance interval where it changes anything: with guidance above 1."""
+        return guidance.checked(self.guidance_interval) if self.guidance > 1.0 else None
 
     def stopped(self) -> bool:
         return self.stop is not None and bool(self.stop())
@@ -129,13 +142,14 @@ class Sample:
 class Cost:
     """`evaluations`: network evaluations per image. `memory`: bytes held against one single model. `training_seconds`: before drawing.
 
-    `preparation`: network evaluations spent once, before the first image.
+    `preparation`: network evaluations spent once, before the first image. `saved`: evaluations per image that the guidance interval saves.
     """
 
     evaluations: float
     memory: float
     training_seconds: float = 0.0
     preparation: int = 0
+    saved: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusion.guidance import inside
 from fusion.methods.drawing import arguments_for, generators_for, quiet
 from fusion.methods.plan import SamplingPlan
 from fusion.methods.reverse import Predict, Step, schedule
@@ -32,9 +33,9 @@ class Finished(Exception):
 class Takeover(FusedDenoiser):
     """Stands in the denoiser slot, and at its first call runs `chain` on the members whose weight is not 0."""
 
-    def __init__(self, ensemble, weights: np.ndarray, relay, chain: Chain, guidance: float, generators: Sequence[torch.Generator]):
-        super().__init__(ensemble, LevelTable(weights, len(ensemble)), relay)
-        self.active, self.chain, self.guidance, self.generators = np.flatnonzero(weights > 0), chain, guidance, generators
+    def __init__(self, ensemble, weights: np.ndarray, relay, chain: Chain, plan: SamplingPlan, generators: Sequence[torch.Generator]):
+        super().__init__(ensemble, LevelTable(weights, len(ensemble)), relay, plan.interval)
+        self.active, self.chain, self.guidance, self.generators = np.flatnonzero(weights > 0), chain, plan.guidance, generators
         self.latents, self.notes = None, []
 
     def forward(self, *args: object, return_dict: bool = True, **kwargs: object) -> NoReturn:
@@ -44,7 +45,7 @@ class Takeover(FusedDenoiser):
         x = x[: len(self.generators)].float()  # the pipeline shows it twice where guidance needs both predictions
         timesteps, levels = self._levels()
         noise = lambda: torch.stack([torch.randn(x.shape[1:], generator=g) for g in self.generators]).to(x.device)  # noqa: E731
-        predict = lambda latents, i: self._clean(latents, timesteps[i], levels[i], given)  # noqa: E731
+        predict = lambda latents, i: self._clean(latents, timesteps[i], levels[i], given, inside(self.interval, i, len(levels)))  # noqa: E731
         self.latents, self.notes = self.chain(predict, x, schedule(self.ensemble.noise, levels), noise)
         raise Finished
 
@@ -57,16 +58,16 @@ class Takeover(FusedDenoiser):
         falls = torch.cat([torch.tensor([True]), levels[1:] < levels.cummin(0).values[:-1]])  # multistep starts repeat a timestep
         return timesteps[falls], levels[falls]
 
-    def _clean(self, x: Tensor, timestep: Tensor, level: Tensor, given: dict) -> Tensor:
-        """The active members' predicted clean samples `(K', B, ...)`, guided as the pipeline would guide them."""
+    def _clean(self, x: Tensor, timestep: Tensor, level: Tensor, given: dict, guided: bool) -> Tensor:
+        """The active members' predicted clean samples `(K', B, ...)`, guided as the pipeline would guide them, or not guided."""
         family, here, rows = self.ensemble.family, self.ensemble.noise, len(x)
-        twice = self.guidance > 1 and family.guidance == "batch"
+        twice = guided and self.guidance > 1 and family.guidance == "batch"
         shown = (x.repeat(2, *[1] * (x.ndim - 1)) if twice else x).to(self.dtype)
         t = timestep.to(x.device).expand(len(shown))
         at = level.to(x.device, torch.float32).expand(len(shown))
         found = []
         for k in self.active.tolist():
-            prediction = family.mean(self._predict(k, shown, t, at, given), shown).float()
+            prediction = family.mean(self._predict(k, shown, t, at, given, guided), shown).float()
             if twice:
                 without, with_prompt = prediction.chunk(2)
                 prediction = without + self.guidance * (with_prompt - without)
@@ -78,7 +79,7 @@ def by_chain(ensemble, plan: SamplingPlan, weights: np.ndarray, batch: Sequence[
     """`(images, notes)` of one batch of `(prompt, seed)`: text encoded and latents decoded once."""
     pipeline, slot, relay = ensemble.pipeline, ensemble.family.slot, ensemble.relay()
     generators, size = generators_for(batch), (plan.height or ensemble.size[0], plan.width or ensemble.size[1])
-    takeover = Takeover(ensemble, weights, relay, chain, plan.guidance, generators)
+    takeover = Takeover(ensemble, weights, relay, chain, plan, generators)
     previous = getattr(pipeline, slot)
     try:
         setattr(pipeline, slot, takeover)

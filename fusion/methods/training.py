@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fusion.methods.drawing import draw, evaluations, memory_ratio, needs_fit
+from fusion.methods.drawing import draw, memory_ratio, needs_fit, price
 from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
 from fusion.methods.single import best_single, one_hot
 
@@ -79,7 +79,7 @@ def _cost(way: Way, ensemble, fit, plan: SamplingPlan) -> Cost:
     trained = plan.trained if plan.trained is not None else fit.trained.get(way.name) if fit is not None else None
     if trained is not None:
         with _refusals():
-            return Cost(evaluations(ensemble, plan, 1), _memory(ensemble, trained))
+            return price(ensemble, plan, 1, _memory(ensemble, trained))
     target, k = _target(way, needs_fit(fit, way.title)), best_single(fit)
     from fusion.transfer import adapting, source_phase
     from fusion.transfer.networks import lora_bytes
@@ -92,7 +92,7 @@ def _cost(way: Way, ensemble, fit, plan: SamplingPlan) -> Cost:
             seconds += longer
         extra = lora_bytes(ensemble.members[k]) + (code_bytes(ensemble, k, source_phase.DIMENSIONS) if way.reads else 0)
         memory = memory_ratio(ensemble, [k]) + extra / _bytes_of(ensemble, k)
-    return Cost(evaluations(ensemble, plan, 1), memory, seconds, drawn)
+    return price(ensemble, plan, 1, memory, seconds, drawn)
 
 
 # ------------------------------------------------------------------------------------------------ representations
