@@ -19,7 +19,7 @@ from fusion.transfer.task import Condition, Task, same
 
 BEARABLE = 0.25  # of the condition's worth: more lost than that, and prompts no longer say what they said
 USED = 0.05  # of the condition's worth: what leaving numbers of h out may cost
-LEVELS = 8
+LEVELS = 4  # of every held-out sample, each with a pair of noises
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def effective_dimension(representation: Representation, sources: Sequence[Source
         shares = []
         for source, loss in zip(sources, losses):
             part = source.held_out.part(torch.arange(min(len(source.held_out), 48)))
-            lost = part.measure(cut, levels=4, stop=stop).mean() - part.measure(representation, levels=4, stop=stop).mean()
+            lost = part.measure(cut, levels=LEVELS, stop=stop).mean() - part.measure(representation, levels=LEVELS, stop=stop).mean()
             shares.append(float(lost) / max(loss.blank - loss.full, 1e-12))
         tried.append((count, sum(shares) / len(shares)))
         if tried[-1][1] <= USED:

@@ -20,7 +20,7 @@ from fusion.transfer.training import Course, Schedule, train
 
 SCHEDULE = Schedule(steps=1200, batch=8, rate=1e-3, every=100, patience=None, warmup=50, decay=True, average_over=50)
 WARM = Schedule(steps=600, batch=64, rate=2e-3, every=10**9, patience=None, warmup=50, decay=True, average_over=20)
-LEVELS = 4  # of every held-out sample at a look
+LEVELS = 2  # of every held-out sample at a look
 
 
 @dataclass(frozen=True, eq=False)

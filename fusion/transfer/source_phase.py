@@ -23,6 +23,7 @@ from fusion.transfer.sources import (
     own_pictures,
     sources_of,
 )  # fmt: skip
+from fusion.transfer.task import Stopped
 from fusion.transfer.training import Schedule
 from models.ensemble import Ensemble
 
@@ -42,7 +43,7 @@ def learned_for(ensemble: Ensemble, prompts: Sequence[str], *, progress: Progres
                 stop: Callable[[], bool] | None = None) -> Representation:  # fmt: skip
     """A representation for an ensemble that has none: `IMAGES` images of each member for these prompts, a short schedule, a diagnosis."""
     pictures = gather(ensemble, IMAGES, list(dict.fromkeys(prompts)), progress=progress, stop=stop)
-    return represent(ensemble, pictures, schedule=SHORT, warm=learning.WARM, progress=progress, stop=stop)
+    return represent(ensemble, pictures, schedule=SHORT, progress=progress, stop=stop)
 
 
 def price(ensemble: Ensemble, k: int) -> tuple[float, int]:
@@ -54,23 +55,30 @@ def price(ensemble: Ensemble, k: int) -> tuple[float, int]:
     return copies * pace(ensemble, k), len(ensemble) * drawn
 
 
-def represent(ensemble: Ensemble, pictures: Sequence[Pictures], *, dimensions: int = DIMENSIONS, schedule: Schedule = learning.SCHEDULE,
-              warm: Schedule = learning.WARM, rank: int = 0, leave: Schedule | None = None, diagnosed: bool = True,
-              work: Path | None = None,
+def represent(ensemble: Ensemble, pictures: Sequence[Pictures], *, dimensions: int = DIMENSIONS, schedule: Schedule | None = None,
+              rank: int = 0, leave: Schedule | None = None, diagnosed: bool = True, work: Path | None = None,
               progress: Progress | None = None, stop: Callable[[], bool] | None = None) -> Representation:  # fmt: skip
     """Learn one representation from `pictures[k]`, images and prompts of member k, and say what it is worth.
 
-    rank: see `sources_of`. leave: the schedule of the left-out sources' representations; None leaves none out. work: folder of checkpoints
-    from which a broken run goes on. Raises TransferError for families without prompts, and when stopped: half of it is worth nothing.
+    schedule: None for `learning.SCHEDULE`. rank: see `sources_of`. leave: the schedule of the representations that leave one source out;
+    None leaves none out. work: folder of checkpoints from which a broken run goes on. Raises TransferError for families without prompts,
+    and when stopped: half of it is worth nothing.
     """
+    try:
+        return _represent(ensemble, pictures, dimensions, schedule or learning.SCHEDULE, rank, leave, diagnosed, work, progress, stop)
+    except Stopped as error:
+        raise TransferError(f"{error}: start it again") from None
+
+
+def _represent(ensemble, pictures, dimensions, schedule, rank, leave, diagnosed, work, progress, stop) -> Representation:
     sources = sources_of(ensemble, pictures, rank=rank)
 
     def made(some: Sequence[Source], plan: Schedule, name: str) -> Representation:
         found = fresh_for(ensemble, some, dimensions, seed=plan.seed)
-        course = learn(found, some, plan, warm=warm, progress=progress, stop=stop, message=name,
+        course = learn(found, some, plan, warm=learning.WARM, progress=progress, stop=stop, message=name,
                        checkpoint=None if work is None else work / f"{name.replace(' ', '-')}.safetensors")  # fmt: skip
         if course.stopped:
-            raise TransferError(f"stopped at step {course.steps} of {plan.steps} of {name}: start it again")
+            raise Stopped(f"stopped at step {course.steps} of {plan.steps} of {name}")
         courses[name] = {"held_out": [[step, round(loss, 6)] for step, loss in course.curve], "seconds": round(course.seconds)}
         return found.requires_grad_(False).eval()
 

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 Condition = Mapping[str, Tensor]  # what a network is conditioned on, by name; a row of every tensor for each distinct condition
 
 
+class Stopped(RuntimeError):
+    """Long work was stopped before it had a result."""
+
+
 def same(condition: Condition) -> Condition:
     """The representation that changes nothing: networks read the whole condition."""
     return condition
@@ -64,7 +68,7 @@ class Task:
         """`(n,)` float64: each sample's loss, over `levels` stratified levels with an antithetic pair of noises at each.
 
         The draws depend on the seed and the sample's place alone, so that two networks or representations are compared on the same ones.
-        Raises RuntimeError when stopped.
+        Raises Stopped.
         """
         generator = torch.Generator().manual_seed(seed)
         level = stratified_levels(self.path, len(self), levels, generator)  # (n, L)
@@ -74,7 +78,7 @@ class Task:
         found = []
         for start in range(0, len(rows), batch):
             if stop is not None and stop():
-                raise RuntimeError(f"stopped while {self.name} was measured")
+                raise Stopped(f"stopped while {self.name} was measured")
             part = slice(start, start + batch)
             found.append(self._errors(represent, rows[part], level[part], noise[part]).double().cpu())
         return torch.cat(found).view(len(self), 2 * levels).mean(1)
