@@ -74,7 +74,7 @@ FAMILIES: dict[str, Family] = {
                shared=frozenset({"txt_ids", "img_ids"}), guidance="embedded"),
         # its first weights call their class Transformer2DModel; diffusers loads the same network for both names
         Family("pixart", "PixArt-Sigma", ("PixArtSigmaPipeline",), ("PixArtTransformer2DModel", "Transformer2DModel"), "transformer",
-               "hidden_states", patch=2, learned_variance=True, call={"use_resolution_binning": False},
+               "hidden_states", patch=2, learned_variance=True, call={"use_resolution_binning": False, "clean_caption": False},
                text=_CLIP, embeddings={"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)}),
         Family("ddpm", "unconditional DDPM", ("DDPMPipeline", "DDIMPipeline"), ("UNet2DModel",), "unet", "sample", guidance="none"),
     )
