@@ -74,9 +74,10 @@ def grid(session) -> str:
         if prompt != last:
             cells, last = cells + f'<p class="rowhead">“{escape(prompt)}”</p>', prompt
         cells += "".join(_cell(session, column, prompt, seed) for column in columns)
+    widest = "1fr" if len(columns) > 3 else "240px"
     return (
         f'<div class="grid-scroll" tabindex="0" role="region" aria-label="{say("compare.grid")}"><div class="compare" id="grid" '
-        f'style="--cell:minmax(148px,{"1fr" if len(columns) > 3 else "240px"});grid-template-columns:repeat({len(columns)},var(--cell))">{cells}</div></div>'
+        f'style="--cell:minmax(148px,{widest});grid-template-columns:repeat({len(columns)},var(--cell))">{cells}</div></div>'
     )
 
 

@@ -1,6 +1,6 @@
 """Screenshots for the README: `python -m tests.browser.screenshots OUTDIR`. Starts the real page and photographs its first screen.
 
-`--all` also uses the page and photographs every section, `--fast` with fewer images and steps. Any console error ends the run with a message.
+`--all` also uses the page and photographs every section, `--fast` with fewer images and steps. Any console error ends the run in words.
 """
 
 from __future__ import annotations
