@@ -59,7 +59,7 @@ def work(tab, out: Path, fast: bool) -> None:
     for name in ("level", "explains", "correlation", "metrics", "population"):
         tab.click(f"#tab-{name}")
         tab.wait_for_selector(f"#tab-{name}[aria-selected=true]")
-        shoot(tab, out / f"evidence-{name}.png", "evidence")
+        shoot(tab, out / f"evidence-{name}.png", "tab-panel")
     tab.click("[data-do=report]")
     tab.wait_for_selector("a[download='recipe.json']")
     shoot(tab, out / "report.png", "report")
