@@ -22,9 +22,8 @@ from .families import Family
 from .integrity import full_header
 from .layer_names import Layer, denoiser_names, encoder_names, modern
 
-ROLES = [(re.compile(rf"\.lora_{kohya}\.weight$|\.lora\.{kohya}\.weight$|\.lora_{peft}(?:\.\w+)?\.weight$|(?<=_lora)\.{kohya}\.weight$|"
-                     rf"(?<=lora_linear_layer)\.{kohya}\.weight$"), kohya) for kohya, peft in (("down", "A"), ("up", "B"))]  # fmt: skip
-ROLES.append((re.compile(r"\.alpha$"), "alpha"))
+_ENDS = r"\.lora_{0}\.weight$|\.lora\.{0}\.weight$|\.lora_{1}(?:\.\w+)?\.weight$|(?<=_lora|layer)\.{0}\.weight$"
+ROLES = [(re.compile(_ENDS.format("down", "A")), "down"), (re.compile(_ENDS.format("up", "B")), "up"), (re.compile(r"\.alpha$"), "alpha")]
 REFUSED = {"dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "lora_mid": "LoCon with a Tucker core",
            "oft_": "OFT", ".diff": "full weight differences", ".on_input": "IA3", ".w_norm": "changes of normalisations",
            ".b_norm": "changes of normalisations", ".a1.": "GLoRA", ".bias": "biases"}  # fmt: skip
