@@ -6,6 +6,7 @@ The copy costs the memory of the LoRA alone, and no other user of the network se
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from fusion.transfer.task import Condition, Task
 from models.conditioning import PLACE, named_arguments, record
 from models.ensemble import Ensemble, Member
 from models.families import Family
+from models.turns import takes_turns
 
 ADAPTER = "trained"
 RANK = 8
@@ -43,7 +45,8 @@ def trainable_copy(member: Member, rank: int = RANK, seed: int = 0) -> tuple[nn.
     network.requires_grad_(False)
     if rank:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_layers(network), bias="none")
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # the member's own adapter: it stays, on purpose
             torch.manual_seed(seed)
             inject_adapter_in_model(config, network, ADAPTER)
     _activate(network, [name for name in (member.adapter, rank and ADAPTER) if name])
@@ -68,7 +71,7 @@ def _activate(network: nn.Module, adapters: list[str]) -> None:
 
 def _copy(member: Member) -> nn.Module:
     network = member.network
-    if any(hasattr(module, "_hf_hook") for module in network.modules()):
+    if takes_turns(network) or any(hasattr(module, "_hf_hook") for module in network.modules()):
         raise TransferError(f"{member.name} is moved between devices while it runs and cannot be trained so: load it whole on one device, "
                             "or use a method without training")  # fmt: skip
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
@@ -159,7 +162,7 @@ def task_of(ensemble: Ensemble, k: int, network: nn.Module, images: list, prompt
     def predict(x_t: Tensor, level: Tensor, rows: Condition) -> Tensor:
         given = {family.sample: x_t.to(network.dtype), "timestep": path.timestep(level), **put(arguments, rows)}
         with precision(network):
-            return network(**given, return_dict=False)[0].float()
+            return family.mean(network(**given, return_dict=False)[0], x_t).float()
 
     latents = ensemble.encode(list(images)).to(network.device)
     index = torch.tensor([distinct.index(prompt) if condition else 0 for prompt in prompts])  # without a condition all are one group
@@ -176,4 +179,4 @@ def adapted(ensemble: Ensemble, k: int, network: nn.Module, represent: Callable[
             return (), put(given, represent(flat(given, family.shared)))
 
         network.register_forward_pre_hook(lead, with_kwargs=True)
-    return Ensemble((replace(member, network=network, adapter=None, switch=None),), family, ensemble.size)
+    return replace(ensemble, members=(replace(member, network=network, adapter=None, switch=None),))
