@@ -64,9 +64,9 @@ def _empty(session) -> str:
 
 def headline(language: str, data: dict) -> str:
     """`Your 12 portraits look like 61 % Harbor, 27 % Summit and 12 % Meadow.`"""
-    order = np.argsort(-np.asarray(data["proportions"]))
+    order, whole = np.argsort(-np.asarray(data["proportions"])), charts.percents(data["proportions"])  # as in the bars below
     parts = [
-        texts.html(language, "hero.part", share=texts.share(data["proportions"][k]), name=data["names"][k])
+        texts.html(language, "hero.part", share=f"{whole[k]}\u202f%", name=data["names"][k])
         for k in order
         if data["proportions"][k] >= 0.02
     ]
