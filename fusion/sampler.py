@@ -76,6 +76,10 @@ class FusedDenoiser(Slot):
         self.ensemble, self.weights, self.relay = ensemble, weights, relay
         self.interval, self.clock = guidance.checked(interval), clock
 
+    @property
+    def device(self) -> torch.device:
+        return self.ensemble.device
+
     def forward(self, *args: object, return_dict: bool = True, **kwargs: object) -> Transformer2DModelOutput | tuple[Tensor]:
         """The fused prediction `(B, ...)` in member 0's parametrisation, for its latent and timestep among the arguments."""
         given = named_arguments(self.networks[0], args, kwargs)

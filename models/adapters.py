@@ -22,12 +22,6 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def copies_fit(network: nn.Module, copies: int, device: torch.device) -> bool:
-    """Whether `copies` more of the network take at most half of what is free."""
-    size = sum(p.numel() * p.element_size() for p in network.parameters())
-    return copies * size <= free_memory(device) / 2
-
-
 def add_adapter(components: Mapping[str, object], network: nn.Module, family: Family, file: Path, title: str, name: str,
                 *, merge: bool) -> tuple[nn.Module, dict[str, object], tuple[str, ...]]:  # fmt: skip
     """`(network, components, warnings)` with the LoRA of `file` under `name`: on the shared network (inactive), or merged into a copy.

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,6 +18,9 @@ from .conditioning import Relay, Voice, record
 from .errors import ModelError
 from .families import Family, decode, encode, latent_shape
 from .noise import NoisePath, predict_pair
+
+if TYPE_CHECKING:
+    from .placement import MemoryPlan
 
 
 class Switch:
@@ -52,7 +56,7 @@ class Member:
     """One model of an ensemble.
 
     components: arguments of its pipeline but the denoiser; parts equal on disk are one object in memory. warnings: what a person should
-    know about how it was loaded, one sentence each.
+    know about how it was loaded, one sentence each. place: the device it works on, where its network waits elsewhere for its calls.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Member:
     adapter: str | None = None
     switch: Switch | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
+    place: torch.device | None = None
 
     def __call__(self, *args: object, **kwargs: object) -> Tensor:
         """The network's forward with this member's adapter active: the raw prediction, without gradients."""
@@ -86,6 +91,7 @@ class Ensemble:
     members: tuple[Member, ...]
     family: Family
     size: tuple[int, int]  # (height, width) in pixels of the images that are encoded and fitted
+    plan: MemoryPlan | None = None  # how it is held in memory
 
     @cached_property
     def _pipeline(self) -> object:
@@ -107,7 +113,7 @@ class Ensemble:
 
     @property
     def device(self) -> torch.device:
-        return self.members[0].network.device
+        return self.members[0].place or self.members[0].network.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,7 +145,7 @@ class Ensemble:
         indices = list(indices)
         if not indices or not all(-len(self) <= i < len(self) for i in indices):
             raise ModelError(f"cannot take members {indices} of an ensemble of {len(self)}: choose at least one, numbered from 0")
-        return Ensemble(tuple(self.members[i] for i in indices), self.family, self.size)
+        return Ensemble(tuple(self.members[i] for i in indices), self.family, self.size, self.plan)
 
     def encode(self, images: list[Image.Image]) -> Tensor:
         """Latents `(N, *shape)` float32 on the CPU; the same images always give the same latents (the posterior's mode)."""

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from . import pieces, sources
-from .adapters import add_adapter, copies_fit
+from .adapters import add_adapter
 from .card import ModelCard, local_path
 from .checkpoint import detect
 from .ensemble import Ensemble, Member, Switch
@@ -23,21 +23,26 @@ from .inspection import Description, check_adapter, check_files, describe, descr
 from .integrity import ADAPTER, refuse_not_finite, verify_hashes
 from .noise import NoisePath
 from .pieces import COMPANION
+from .placement import MemoryPlan, choose_device, choose_dtype, fixed_by, plan_memory, refuse_compile
 from .prediction import settle_prediction
+from .turns import arrange, waiting_parts
 
-__all__ = ["Ensemble", "Member", "ModelError", "load_ensemble"]
+__all__ = ["Ensemble", "MemoryPlan", "Member", "ModelError", "choose_device", "choose_dtype", "load_ensemble"]
 
 Progress = Callable[[int, int, str], None]
 
 
 def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: str | torch.dtype = "auto", lora: str = "auto",
-                  size: tuple[int, int] | None = None, progress: Progress | None = None) -> Ensemble:  # fmt: skip
+                  size: tuple[int, int] | None = None, memory: MemoryPlan | Sequence[str] = (), compile: bool = False,
+                  progress: Progress | None = None) -> Ensemble:  # fmt: skip
     """Load members that share one latent space.
 
     device: `auto` (CUDA, then Apple's, then CPU) or a torch device. dtype: `auto` (float32 on a CPU, else half precision) or a torch one.
     lora: `switch` (all adapters on one network, one active at a time), `merge` (a copy each, faster), `auto` (merge when copies fit in
     half of the free memory). size: (height, width) in pixels at which images are encoded and fitted; None: the models' own.
-    progress(done, total, message). Raises ModelError, before anything long, for members that cannot be fused.
+    memory: a plan, or words of `placement.WORDS` that fix parts of the one that is chosen; `Ensemble.plan` holds it. compile: compile the
+    networks (torch.compile: slow first calls, faster later ones; adapters are merged then). progress(done, total, message).
+    Raises ModelError, before anything long, for members that cannot be fused.
     """
     cards = list(cards)
     if not cards:
@@ -45,7 +50,10 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     if lora not in ("auto", "switch", "merge"):
         raise ModelError(f"lora='{lora}' is not a choice: use auto, switch or merge")
     device, steps = choose_device(device), 2 * len(cards)
-    dtype = choose_dtype(dtype, device, cards[0].family)
+    words = () if isinstance(memory, MemoryPlan) else (*memory, *(("merge", "resident") if compile else ()))
+    fixed_by([*words, *([lora] if lora != "auto" else [])])
+    if compile:
+        refuse_compile(memory if isinstance(memory, MemoryPlan) else None)
     tell = progress or (lambda done, total, message: None)
     models = []
     for i, card in enumerate(cards):
@@ -54,15 +62,23 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     refuse_unfusable(models, size)
     models = [_complete(model) for model in models]
     refuse_unfusable(models, size)  # again, with the autoencoders of single files that were on the hub
-    loader = _Loader(device, dtype, lora, models)
+    if isinstance(memory, MemoryPlan):
+        plan = replace(memory, adapters=memory.adapters if lora == "auto" else lora)
+    else:
+        plan = plan_memory(models, device, dtype, lora=lora, size=size, words=words)
+    loader = _Loader(device, choose_dtype(plan.dtype if dtype == "auto" else dtype, device, cards[0].family), plan, models)
     members = []
     for i, (model, name) in enumerate(zip(models, _unique([model.name for model in models]))):
         tell(len(cards) + i, steps, f"Loading {model.name}")
         members.append(loader.member(model, name))
     tell(steps, steps, "Loaded")
     family = models[0].family
+    if arrange(members, family.text, plan, device):
+        members = [replace(member, place=device) for member in members]
+    for network in {id(member.network): member.network for member in members}.values() if compile else ():
+        network.compile()
     pipeline = members[0].new_pipeline(family.slot)
-    return Ensemble(tuple(members), family, check_size(pipeline, family, size) if size else pixel_size(pipeline, family))
+    return Ensemble(tuple(members), family, check_size(pipeline, family, size) if size else pixel_size(pipeline, family), plan)
 
 
 def look(card: ModelCard) -> Description:
@@ -77,28 +93,6 @@ def look(card: ModelCard) -> Description:
         model = describe(card, sources.small_files(card), adapter)
     check_adapter(model)
     return model
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    if str(device) != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def choose_dtype(dtype: str | torch.dtype, device: torch.device, family: str) -> torch.dtype:
-    """float32 on CPUs; elsewhere bfloat16 for the transformers trained in it, float16 for the older U-Nets, float32 for DDPM."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype != "auto":
-        found = getattr(torch, dtype, None)
-        if not (isinstance(found, torch.dtype) and found.is_floating_point):
-            raise ModelError(f"dtype '{dtype}' is not a floating-point type: use auto, float32, float16 or bfloat16")
-        return found
-    if device.type == "cpu" or family == "ddpm":
-        return torch.float32
-    return torch.bfloat16 if family in ("sd3", "flux") else torch.float16
 
 
 def _unique(titles: list[str]) -> list[str]:
@@ -143,7 +137,7 @@ class _Loader:
 
     device: torch.device
     dtype: torch.dtype
-    lora: str
+    plan: MemoryPlan
     models: list[Description]
     bases: dict[tuple, _Base] = field(default_factory=dict)
 
@@ -179,20 +173,23 @@ class _Loader:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"'{model.name}' cannot be loaded ({reason}): download it again, or try it with diffusers alone") from error
         taken = {*shared, *self._share_equal(pipeline, model)}
-        pipeline.to(self.device)
+        stay = waiting_parts(model.family, self.plan, self.device)
+        warnings += settle_prediction(pipeline, model) if stay else ()  # it may ask the network, with all parts in one place
+        for part, module in pipeline.components.items() if stay else [("", pipeline)]:
+            if part not in stay and hasattr(module, "to"):
+                module.to(self.device)
         for part, module in pipeline.components.items():
             if isinstance(module, nn.Module) and part not in taken:
                 module.eval().requires_grad_(False)
                 refuse_not_finite(module, model.name, part)
-        warnings += settle_prediction(pipeline, model)
+        warnings += settle_prediction(pipeline, model) if not stay else ()
         network = getattr(pipeline, model.family.slot)
         options = {name: value for name, value in pipeline.config.items() if not name.startswith("_") and name not in pipeline.components}
         components = {**options, **{part: value for part, value in pipeline.components.items() if part != model.family.slot}}
         noise = NoisePath.from_scheduler(pipeline.scheduler, model.family.time_scale)
         base = _Base(model, components, network, noise, warnings=model.warnings + warnings)
         adapters = {other.adapter for other in self.models if other.adapter and other.key == model.key}
-        merge = self.lora == "merge" or (self.lora == "auto" and copies_fit(network, len(adapters), self.device))
-        if adapters and not merge:
+        if adapters and self.plan.adapters == "switch":
             base.switch = Switch(network)
         self.bases[model.key] = base
         return base

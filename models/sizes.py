@@ -1,0 +1,70 @@
+"""How large the parts of an ensemble are, counted from configurations and headers; equal parts count once, as they are held once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .inspection import Description, same_part
+from .integrity import full_header, weight_files
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters of the distinct parts of an ensemble, before adapters.
+
+    networks: of each distinct one; copies: LoRA members of each; adapters: of all LoRAs together; text: of each text encoder. widest:
+    channels of the autoencoder's widest layer at full size; pixels: of one image.
+    """
+
+    networks: tuple[int, ...]
+    copies: tuple[int, ...] = ()
+    adapters: int = 0
+    text: tuple[int, ...] = ()
+    autoencoder: int = 0
+    widest: int = 0
+    pixels: int = 512 * 512
+    family: str = "sd"
+
+    @classmethod
+    def of(cls, models: Sequence[Description], size: tuple[int, int] | None = None) -> Sizes:
+        """From configurations and headers; the weights must be there. size: (height, width) in pixels, None for the models' own."""
+        distinct = list({model.key: model for model in reversed(models)}.values())[::-1]
+        first, family = distinct[0], distinct[0].family
+        loras = {model.key: {other.adapter for other in models if other.key == model.key and other.adapter} for model in distinct}
+
+        def new(part: str) -> list[int]:
+            return [_numbers(model, part) for at, model in enumerate(distinct)
+                    if not any(same_part(before, model, part) for before in distinct[:at])]  # fmt: skip
+
+        text = [count for part in family.text for count in new(part)]
+        widths = tuple(first.autoencoder.get("block_out_channels") or (0,))
+        return cls(
+            tuple(_numbers(model, family.slot) for model in distinct), tuple(len(loras[model.key]) for model in distinct),
+            sum(full_header(file, file.name).numbers for files in loras.values() for file in files),
+            tuple(count for count in text if count), sum(new("vae")) if "vae" in first.parts else 0, max(widths[:2]),
+            _pixels(first, widths, size), family.name,
+        )  # fmt: skip
+
+
+def _numbers(model: Description, part: str) -> int:
+    """Parameters of one part; each is counted once where a folder holds it in two precisions."""
+    if part not in model.parts:
+        return 0
+    if place := model.place(part):
+        tensors = {name: tensor for file in weight_files(place, ".safetensors")
+                   for name, tensor in full_header(file, model.name).tensors.items()}  # fmt: skip
+    elif model.checkpoint is not None and part in model.checkpoint.held:
+        held = model.checkpoint.header.tensors
+        tensors = {key: held[key] for key in model.checkpoint.keys(part).values()}
+    else:
+        return 0
+    return sum(tensor.numbers for tensor in tensors.values())
+
+
+def _pixels(model: Description, widths: tuple[int, ...], size: tuple[int, int] | None) -> int:
+    if size is not None:
+        return size[0] * size[1]
+    side = model.network.get("sample_size") or 128  # Flux's pipeline decides: 128
+    height, width = (side, side) if isinstance(side, int) else side
+    return height * width * 4 ** (len(widths) - 1)
