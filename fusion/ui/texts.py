@@ -56,11 +56,6 @@ def join(language: str, parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def share(value: float) -> str:
-    """A proportion as a whole percentage: `61 %`."""
-    return f"{100 * value:.0f}\u202f%"
-
-
 @functools.cache
 def _sentences() -> list[tuple[re.Pattern, str]]:
     """Patterns and what they are in Japanese, from problems*.yaml."""

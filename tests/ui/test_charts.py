@@ -46,3 +46,10 @@ def test_every_model_has_its_own_colour_and_mark():
 
     assert len(set(COLOURS)) == len(COLOURS) == len(set(MARKS)) == 8
     assert COLOURS[:6] == ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def test_percentages_sum_to_a_hundred():
+    assert charts.percents([0.411, 0.252, 0.013, 0.324]) == [41, 25, 1, 33]
+    assert charts.percents([1 / 3] * 3) == [34, 33, 33] and charts.percents([1.0, 0.0]) == [100, 0]
+    rng = np.random.default_rng(0)
+    assert all(sum(charts.percents(rng.dirichlet(np.ones(5)))) == 100 for _ in range(200))
