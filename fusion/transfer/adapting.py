@@ -119,12 +119,15 @@ def pace(ensemble: Ensemble, k: int) -> float:
         copied, _ = trainable_copy(ensemble.members[k], 0)
         plain_attention(copied)
         task = task_of(ensemble, k, copied, [Image.new("RGB", ensemble.size[::-1])], [""])
-        begun = time.perf_counter()
-        task.measure(same, levels=1)  # also prepares kernels: the second pass counts, unless even this one is long
-        if time.perf_counter() - begun < 5:
-            begun, copies = time.perf_counter(), 8
-            task.measure(same, levels=copies // 2)
-        else:
-            copies = 2
-        _paces[network] = (time.perf_counter() - begun) / copies
+        found = [_timed(lambda: task.measure(same, levels=1)) / 2]  # also prepares kernels: counts only where even this takes long
+        if found[0] < 2:
+            found = [_timed(lambda: task.measure(same, levels=8)) / 16 for _ in range(3)]  # the least: others may be at work here, too
+        _paces[network] = min(found)
     return _paces[network]
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
