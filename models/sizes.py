@@ -29,7 +29,7 @@ class Sizes:
     @classmethod
     def of(cls, models: Sequence[Description], size: tuple[int, int] | None = None) -> Sizes:
         """From configurations and headers; the weights must be there. size: (height, width) in pixels, None for the models' own."""
-        distinct = list({model.key: model for model in reversed(models)}.values())[::-1]
+        distinct = [model for at, model in enumerate(models) if not any(model.key == before.key for before in models[:at])]
         first, family = distinct[0], distinct[0].family
         loras = {model.key: {other.adapter for other in models if other.key == model.key and other.adapter} for model in distinct}
 

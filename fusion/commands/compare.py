@@ -32,6 +32,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--no-features", action="store_true", help="skip reading the samples' features (faster, less evidence)")
     options.calibration(command)
     options.drawing(command)
+    options.loading(command)
     options.shared(command)
 
 
@@ -44,7 +45,7 @@ def run(args, *, progress, stop):
 
     guidance = 1.0 if args.guidance is None else args.guidance
     interval = options.interval(args.guidance_interval, guidance)
-    ensemble = ensemble_of(args.models, args.device, progress)
+    ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
     pictures, captions, held, held_captions = _split(args)
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     held_images = [picture.image for picture in held]

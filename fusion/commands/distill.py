@@ -41,7 +41,7 @@ def run(args, *, progress, stop):
 
     import numpy as np
 
-    from fusion.commands.shared import cards_of, say
+    from fusion.commands.shared import cards_of, remarked, say
     from fusion.distillation import SCHEDULE, distill
     from fusion.recipe import Recipe
     from models.catalog import catalog
@@ -54,7 +54,7 @@ def run(args, *, progress, stop):
     typed = cards_of(args.models) if args.models else []
     cards = recipe.cards(catalog, {model["id"]: card for model, card in zip(recipe.models, typed)})
     weights = _weights(args, recipe, method)
-    ensemble = load_ensemble(cards, device=args.device, lora="switch", progress=progress)
+    ensemble = remarked(load_ensemble(cards, device=args.device, lora="switch", progress=progress))
     prompts = args.prompt or list(dict.fromkeys(recipe.prompts))
     say(f"{args.trajectories} trajectories of {int((np.atleast_2d(getattr(weights, 'values', weights)) > 0).any(0).sum())} models, "
         f"then {args.train_steps} training steps")  # fmt: skip

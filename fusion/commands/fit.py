@@ -33,6 +33,7 @@ def arguments(command: ArgumentParser) -> None:
                          "(default: beside the recipe)")  # fmt: skip
     command.add_argument("--no-work", action="store_true", help="keep nothing: a fit that is cut short begins anew")
     options.calibration(command)
+    options.loading(command)
     options.shared(command)
 
 
@@ -43,7 +44,7 @@ def run(args, *, progress, stop):
     from fusion.parallel import together
 
     with together(args.device) as team:
-        ensemble = ensemble_of(args.models, args.device, progress)
+        ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
         pictures, captions = pictures_in(args.images, args.caption)
         say(advice(len(pictures)))
         kept = None if args.no_work else _kept(args, ensemble, len(pictures))

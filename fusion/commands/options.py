@@ -39,6 +39,21 @@ def calibration(command: ArgumentParser) -> None:
     command.add_argument("--levels", type=int, default=16, metavar="L", help="noise levels measured (default: 16, as shipped calibrations)")
 
 
+def loading(command: ArgumentParser) -> None:
+    """How models are held in memory."""
+    command.add_argument("--memory", nargs="+", metavar="WORD", default=(),
+                         help="fix parts of the memory plan, which is chosen from the memory there is and printed: merge or switch (LoRAs), "
+                              "waiting or resident (networks and text encoders), whole or sliced (decoding), float32, float16 or "
+                              "bfloat16")  # fmt: skip
+    command.add_argument("--compile", action="store_true",
+                         help="compile the networks (torch.compile): the first image takes minutes, later ones less")  # fmt: skip
+
+
+def held(args) -> dict:
+    """What `loading` gave, as arguments of `load_ensemble`."""
+    return {"memory": tuple(args.memory), "compile": args.compile}
+
+
 def shared(command: ArgumentParser) -> None:
     """What every command that runs models understands."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")

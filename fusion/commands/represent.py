@@ -38,6 +38,7 @@ def arguments(command: ArgumentParser) -> None:
                          help="train a LoRA of this rank on the first model for each source (default: 0, frozen models)")  # fmt: skip
     command.add_argument("--seed", type=int, default=0, metavar="S", help="of images and training (default: 0)")
     command.add_argument("--work", metavar="FOLDER", help="keep checkpoints here, and go on from them after an interruption")
+    options.loading(command)
     options.shared(command)
 
 
@@ -51,7 +52,7 @@ def run(args, *, progress, stop):
     from fusion.transfer.report import page
 
     prompts = _prompts(args)
-    ensemble = ensemble_of(args.models, args.device, progress)
+    ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
     if not ensemble.family.embeddings:
         raise ValueError(f"{ensemble.family.title} reads no prompt, so there is nothing to represent: use the method finetune instead")
     if args.images:

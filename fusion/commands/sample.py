@@ -36,6 +36,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--seed", type=int, metavar="S", help="first seed; image i of a prompt has seed S + i (default: 0)")
     command.add_argument("--out", default="images", metavar="FOLDER", help="where images go (default: images)")
     options.drawing(command)
+    options.loading(command)
     options.shared(command)
 
 
@@ -80,21 +81,22 @@ def _drawing(args, recipe, progress):
     """`(ensemble, method, plan, picture)` from a recipe, changed by what was typed, or from what was typed alone."""
     import numpy as np
 
-    from fusion.commands.shared import cards_of, ensemble_of
+    from fusion.commands.shared import cards_of, ensemble_of, remarked
     from models.catalog import catalog
     from models.loading import load_ensemble
 
     if recipe is None:
         if not args.weights and len(args.models) > 1 and args.method != "uniform":
             raise ValueError("say how much of each model: give --weights, one number for each model, or a recipe from `fit`")
-        ensemble = ensemble_of(args.models, args.device, progress)
+        ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
         plan = SamplingPlan([""], [0], weights=args.weights and np.array(args.weights))
         method, picture, count = args.method or ("mixture" if args.weights else "uniform"), None, args.count or 4
         prompts = args.prompt
     else:
         typed = cards_of(args.models) if args.models else []
         local = {model["id"]: card for model, card in zip(recipe.models, typed)}
-        ensemble = load_ensemble(recipe.cards(catalog, local), device=args.device, progress=progress)
+        cards = recipe.cards(catalog, local)
+        ensemble = remarked(load_ensemble(cards, device=args.device, progress=progress, **options.held(args)))
         plan, method = recipe.plan(), args.method or recipe.method
         plan = plan if not args.weights else plan.with_(weights=np.array(args.weights))
         redrawn = not (args.prompt or args.count or args.seed is not None)

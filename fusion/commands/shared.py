@@ -28,11 +28,18 @@ def cards_of(names: Sequence[str]) -> list:
     return [typed_card(name) for name in names]
 
 
-def ensemble_of(names: Sequence[str], device: str, progress):
-    """The loaded models. What is about to be fetched is said before, what a person should know about how they were loaded after."""
+def ensemble_of(names: Sequence[str], device: str, progress, **held):
+    """The loaded models, held in memory as `options.held` says. What is about to be fetched is said before, the memory plan and what a
+    person should know about how they were loaded after."""
     cards = cards_of(names)
     announce(cards)
-    ensemble = load_ensemble(cards, device=device, progress=progress)
+    return remarked(load_ensemble(cards, device=device, progress=progress, **held))
+
+
+def remarked(ensemble):
+    """A loaded ensemble, with its memory plan and what a person should know about it said."""
+    if ensemble.plan is not None and ensemble.plan.why:
+        say(ensemble.plan.why)
     for warning in ensemble.warnings:
         say(f"note: {warning}")
     return ensemble

@@ -30,6 +30,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--caption", default="", help="prompt for images that captions.json does not name")
     command.add_argument("--out", default="trained.json", metavar="FILE", help="where the recipe goes (default: trained.json)")
     options.calibration(command)
+    options.loading(command)
     options.shared(command)
 
 
@@ -39,7 +40,7 @@ def run(args, *, progress, stop):
     from fusion.methods import METHODS, SamplingPlan
     from fusion.recipe import Recipe
 
-    ensemble = ensemble_of(args.models, args.device, progress)
+    ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
     pictures, captions = pictures_in(args.images, args.caption)
     if len(pictures) < 2:
         raise ValueError("training needs at least 2 images, one of them to tell when to stop: add images")
