@@ -48,7 +48,7 @@ def _table(figures: Mapping, kind: str, sizes, digits: int = 2) -> str:
 def _page(figures: Mapping, weights: Mapping, size, seeds: int) -> str:
     kinds = "\n".join(f"### {TITLES[kind]}\n\n{_table(figures, kind, size.sizes)}" for kind in KINDS)
     lines = "\n".join(f"* {_found(figures, kind, size.sizes)}" for kind in KINDS)
-    return f"""# {TITLE_LINE}
+    return f"""# Gaussians: W1 against the number of target samples
 
 Made by `python -m fusion study gaussians`. Do not edit.
 
@@ -81,20 +81,19 @@ The published weight is {PUBLISHED[0]} (1,024 samples).
 
 * **The coordinates do most of the work.** The authors standardise every data set by its own mean and deviation and map what a member draws
   back with the target's. That moves the auxiliary modes from (-3, 10) and (-7, 9) to {_modes(0)} and {_modes(1)}, close to the target's
-  (-6, 6), using the target's own moments. The third table leaves the populations where they are: there fusion is no longer near the target.
-* **Fusion is not the geometric average.** Averaging the scores of noised members follows another flow than the noised average, and here
-  that is what helps: each mode of the samples lands between the members' modes, with shares between theirs. The exact geometric average
-  at the published weights, by quadrature, has W1 {_exact():.2f}: it gives nearly all the mass to the mode where the members overlap more.
-  The correction that samples it (`barycenter`) is right and makes the result worse, since the target is not such an average.
+  (-6, 6), using the target's own moments. The third table leaves the populations where they are: there fusion ends at W1
+  {told(figures["plain units", "fusion", size.sizes[-1]], 2)} for n = {size.sizes[-1]}.
+* **Fusion is not the geometric average.** Averaging the scores of noised members follows another flow than the noised average: each mode
+  of the samples lands between the members' modes, with a share between theirs. The exact geometric average gives more mass to the mode
+  where the members overlap more: at the published weights it has W1 {_exact():.2f}, by quadrature, where fusion has
+  {told(figures["closed form", "published weights", size.sizes[-1]], 2)} (n = {size.sizes[-1]}). `barycenter` samples that average, and the
+  target is not one.
 * **Scratch.** The published networks end at their last checkpoint, not their best, and extrapolate wildly for few samples (W1 106 at
   n = 32). Ours stop on held-out samples, so they lose by less: compare them with `the n samples`, which any generator should match.
 * **Weights.** The published one is a single run of gradient descent at the lowest noise level; ours is the exact minimum, over seeds.
 * **Sampler.** Ours is SDE-DPM-Solver++(2M) in {size.steps_sample} steps from a level without signal; the published one Euler-Maruyama in
   1,000 steps from N(0, 9.85²), and W1 there is between two samples, so its floor is higher.
 """
-
-
-TITLE_LINE = "Gaussians: W1 against the number of target samples"
 
 
 def _found(figures: Mapping, kind: str, sizes) -> str:
@@ -104,12 +103,10 @@ def _found(figures: Mapping, kind: str, sizes) -> str:
     for n in (sizes[0], sizes[-1]):
         best = min(with_members, key=lambda m: figures[kind, m, n].value)
         parts.append(f"at n = {n} `{best}` is nearest ({told(figures[kind, best, n], 2)})")
-    fusion = {n: figures[kind, "fusion", n] for n in sizes}
-    for rival in ("scratch", "the n samples"):
-        ahead = [n for n in sizes if all(figures["trained", rival, m].value < fusion[m].value for m in sizes if m >= n)]
-        parts.append(f"{'a network of its own' if rival == 'scratch' else 'the bare samples'} "
-                     + (f"beat{'s' if rival == 'scratch' else ''} fusion from n = {ahead[0]}" if ahead else "never overtake fusion"
-                        if rival != "scratch" else "never overtakes fusion"))  # fmt: skip
+    fusion = {n: figures[kind, "fusion", n].value for n in sizes}
+    for rival, words in (("scratch", "networks of their own"), ("the n samples", "the n samples themselves")):
+        ahead = [n for n in sizes if all(figures["trained", rival, m].value < fusion[m] for m in sizes if m >= n)]
+        parts.append(f"from n = {ahead[0]} {words} do better than `fusion`" if ahead else f"{words} do no better than `fusion` at any n")
     return f"**{TITLES[kind]}**: {'; '.join(parts)}."
 
 
