@@ -42,8 +42,9 @@ def calibration(command: ArgumentParser) -> None:
 def loading(command: ArgumentParser) -> None:
     """How models are held in memory."""
     command.add_argument("--memory", nargs="+", metavar="WORD", default=(),
-                         help="fix parts of the memory plan, which is chosen from the memory there is and printed: merge or switch (LoRAs), "
-                              "waiting or resident (networks and text encoders), whole or sliced (decoding), float32, float16 or "
+                         help="fix parts of the memory plan, which is chosen from the memory there is and printed: merge or switch "
+                              "(LoRAs), "
+                              "waiting or resident (networks and text encoders), whole or sliced (decoding), float32, float16, "
                               "bfloat16")  # fmt: skip
     command.add_argument("--compile", action="store_true",
                          help="compile the networks (torch.compile): the first image takes minutes, later ones less")  # fmt: skip

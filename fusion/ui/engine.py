@@ -60,6 +60,12 @@ def warnings(chosen: Iterable) -> tuple[str, ...]:
     return () if together is None else tuple(together.warnings)
 
 
+def memory(chosen: Iterable):
+    """The memory plan that these models are held by (`models.placement.MemoryPlan`); None while they are not loaded."""
+    together = loaded(chosen)
+    return None if together is None else together.plan
+
+
 def ensemble(chosen: Iterable, progress=None):
     """The loaded ensemble of these cards, from the cache where possible. Raises ModelError with cause and cure."""
     from models.loading import load_ensemble

@@ -32,7 +32,20 @@ def render(session) -> str:
         away = [c for c in cards.values() if c.is_hub and c.id not in session.selected]
         more = f"<summary>{session.say('models.away', count=len(away))}</summary>{_cards(session, away)}"
         body = _cards(session, here) + (f'<details data-key="away">{more}</details>' if away else "")
-    return section(session, 1, "models", body + notes(session, "models") + _add(session))
+    return section(session, 1, "models", body + _memory(session) + notes(session, "models") + _add(session))
+
+
+def _memory(session) -> str:
+    """How the chosen models are held in memory, once they are loaded."""
+    plan = engine.memory(chosen(session))
+    if plan is None or plan.free is None:
+        return ""
+    say = session.say
+    ways = [say(f"models.memory.{way}") for way, there in (
+        ("waiting", plan.waiting == "cpu"), ("encoders", plan.encoders == "cpu"), ("sliced", plan.decoding == "sliced"),
+        ("tight", not plan.fits)) if there]  # fmt: skip
+    line = say("models.memory", needed=f"{plan.total / 1e9:.2f}", free=f"{plan.free / 1e9:.1f}", dtype=plan.dtype)
+    return f'<p class="soft">{" ".join([line, *ways])}</p>'
 
 
 def _cards(session, cards: list) -> str:

@@ -1,11 +1,12 @@
-"""What fusion costs: K members fused against K single runs, and K LoRA members on one network against one model.
+"""What fusion costs: K members fused against K single runs, K LoRA members on one network, and guidance in an interval of the steps.
 
     python -m tests.benchmarks.sampling                     # the shipped portraits
     python -m tests.benchmarks.sampling --tiny              # tiny random models, for a quick check
     python -m tests.benchmarks.sampling --json > sampling.json
 
-Both figures are ratios of what is measured in one run on one machine, so that they can be compared between machines. Aims: time at most
+All figures are ratios of what is measured in one run on one machine, so that they can be compared between machines. Aims: time at most
 1.0 (text is encoded once and latents are decoded once, where K single runs do so K times), memory at most 1.15 (adapters are small).
+Guidance: network evaluations per image, counted in the networks, and seconds, in `INTERVAL` of the steps against all of them.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from models.catalog import ModelCard, catalog
 from models.loading import load_ensemble
 
 AIMS = {"time": 1.0, "memory": 1.15}
+GUIDANCE, INTERVAL = 5.0, (0.2, 0.8)
 
 
 def time_ratio(ensemble, plan: SamplingPlan, repeats: int) -> dict:
@@ -47,6 +49,30 @@ def time_ratio(ensemble, plan: SamplingPlan, repeats: int) -> dict:
             "ratio": median["fused"] / median["single"], "spread": float(np.ptp(seconds["fused"]) / median["fused"])}  # fmt: skip
 
 
+def guidance_ratio(ensemble, plan: SamplingPlan, repeats: int) -> dict:
+    """Network evaluations per image and seconds (the least of `repeats`) of a fused run, guided at every step and in `INTERVAL`."""
+    name, rows, found = ensemble.family.sample, [], {}
+
+    def count(_network, args: tuple, given: dict) -> None:
+        rows.append(len(given[name] if name in given else args[0]))
+
+    networks = {id(member.network): member.network for member in ensemble.members}.values()
+    hooks = [network.register_forward_pre_hook(count, with_kwargs=True) for network in networks]
+    for way, interval in [("every_step", None), ("interval", INTERVAL)] * repeats:
+        guided = plan.with_(guidance=GUIDANCE, guidance_interval=interval)
+        rows.clear()
+        start = time.perf_counter()
+        list(METHODS["uniform"].run(ensemble, None, guided))
+        seconds, stated = time.perf_counter() - start, METHODS["uniform"].cost(ensemble, None, guided)
+        found[way] = {"evaluations": sum(rows) / len(plan.jobs), "seconds": min(seconds, found.get(way, {}).get("seconds", seconds)),
+                      "stated": stated.evaluations, "saved": stated.saved}  # fmt: skip
+    for hook in hooks:
+        hook.remove()
+    whole, part = found["every_step"], found["interval"]
+    return found | {"members": len(ensemble), "interval_of_steps": INTERVAL, "ratio": part["evaluations"] / whole["evaluations"],
+                    "ratio_of_seconds": part["seconds"] / whole["seconds"]}  # fmt: skip
+
+
 def tiny_cards(folder: Path) -> tuple[list[ModelCard], list[ModelCard]]:
     """Four full models, and a base with two adapters."""
     from tests import tiny
@@ -65,10 +91,11 @@ def shipped_cards() -> tuple[list[ModelCard], list[ModelCard]]:
 
 
 def measure(full, adapted, *, images: int, steps: int, repeats: int, device: str) -> dict:
-    """Both ratios, with their aims and whether they are met."""
+    """The ratios, with their aims and whether they are met."""
     ensemble = load_ensemble(full, device=device)
     plan = SamplingPlan(["a portrait of a scientist"], range(images), steps=steps, batch_size=images)
     found = {"time": time_ratio(ensemble, plan, repeats) | {"images": images, "steps": steps, "device": str(ensemble.device)}}
+    found["guidance"] = guidance_ratio(ensemble, plan, repeats)
     found["memory_full_copies"] = {"members": len(full), "ratio": memory_ratio(ensemble)}
     del ensemble
     switched = load_ensemble(adapted, device=device, lora="switch")
@@ -81,7 +108,8 @@ def measure(full, adapted, *, images: int, steps: int, repeats: int, device: str
 def table(found: dict) -> str:
     """The ratios as a Markdown table."""
     label = {"time": "fused sampling against as many single runs", "memory": "LoRA members on one network against one model",
-             "memory_full_copies": "full members against one model (for comparison)"}  # fmt: skip
+             "memory_full_copies": "full members against one model (for comparison)",
+             "guidance": "evaluations with guidance in {:g} to {:g} of the steps against all".format(*INTERVAL)}  # fmt: skip
     lines = ["| measure | members | ratio | aim |", "| --- | --- | --- | --- |"]
     return "\n".join(lines + [f"| {label[n]} | {f['members']} | {f['ratio']:.3f} | {f.get('aim', '')} |" for n, f in found.items()])
 
