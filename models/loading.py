@@ -50,7 +50,7 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     if lora not in ("auto", "switch", "merge"):
         raise ModelError(f"lora='{lora}' is not a choice: use auto, switch or merge")
     device, steps = choose_device(device), 2 * len(cards)
-    words = () if isinstance(memory, MemoryPlan) else (*memory, *(("merge", "resident") if compile else ()))
+    words = (*(() if isinstance(memory, MemoryPlan) else memory), *(("merge", "resident") if compile else ()))
     fixed_by([*words, *([lora] if lora != "auto" else [])])
     if compile:
         refuse_compile(memory if isinstance(memory, MemoryPlan) else None)
@@ -63,10 +63,12 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     models = [_complete(model) for model in models]
     refuse_unfusable(models, size)  # again, with the autoencoders of single files that were on the hub
     if isinstance(memory, MemoryPlan):
-        plan = replace(memory, adapters=memory.adapters if lora == "auto" else lora)
+        plan = replace(memory, adapters="merge" if compile else memory.adapters if lora == "auto" else lora)
     else:
         plan = plan_memory(models, device, dtype, lora=lora, size=size, words=words)
-    loader = _Loader(device, choose_dtype(plan.dtype if dtype == "auto" else dtype, device, cards[0].family), plan, models)
+    dtype = choose_dtype(plan.dtype if dtype == "auto" else dtype, device, cards[0].family)
+    plan = replace(plan, dtype=str(dtype).removeprefix("torch."))
+    loader = _Loader(device, dtype, plan, models)
     members = []
     for i, (model, name) in enumerate(zip(models, _unique([model.name for model in models]))):
         tell(len(cards) + i, steps, f"Loading {model.name}")

@@ -43,7 +43,7 @@ class MemoryPlan:
     waiting: str = "device"
     encoders: str = "device"
     decoding: str = "whole"
-    dtype: str = "float32"
+    dtype: str = "auto"
     needed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     free: int | None = None
     why: str = ""
