@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def _notes(found: Particles) -> list[str]:
     return notes
 
 
-def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance) -> tuple[list, list[str]]:
+def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance, *, quietest: float = 0.0) -> tuple[list, list[str]]:
     groups = prompt_groups(batch)
 
     def chain(predict, x, steps, noise):
@@ -59,7 +60,7 @@ def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance) -
             advance(f"barycenter: effective sample size {sum(sizes):.1f} of {len(batch)}")
 
         active = torch.from_numpy(weights[weights > 0])
-        found = average(predict, x, steps, active, noise, groups, _offsets(batch, groups), tell)
+        found = average(predict, x, steps, active, noise, groups, _offsets(batch, groups), tell, quietest)
         return found.x, _notes(found)
 
     return by_chain(ensemble, plan, weights, batch, chain)
@@ -70,10 +71,10 @@ def _weights(ensemble, fit, plan: SamplingPlan) -> np.ndarray:
     return values_of(checked_weights(ensemble, weights))
 
 
-def run(ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
-    """Samples prompt by prompt, so that batches hold as many particles of one prompt as they can."""
-    weights = _weights(ensemble, fit, plan)
-    yield from draw(ensemble, plan, weights, method="barycenter", jobs=side_by_side(plan.jobs), images=_images)
+def run(ensemble, fit, plan: SamplingPlan, *, quietest: float = 0.0) -> Iterator[Sample]:
+    """Samples prompt by prompt, so that batches hold as many particles of one prompt as they can. `quietest`: as in `particles.average`."""
+    weights, images = _weights(ensemble, fit, plan), partial(_images, quietest=quietest)
+    yield from draw(ensemble, plan, weights, method="barycenter", jobs=side_by_side(plan.jobs), images=images)
 
 
 def cost(ensemble, fit, plan: SamplingPlan) -> Cost:

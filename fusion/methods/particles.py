@@ -69,20 +69,23 @@ def rate(clean: Tensor, weights: Tensor, step: Step) -> Tensor:
 
 
 def average(predict: Predict, x: Tensor, steps: list[Step], weights: Tensor, draw: Callable[[], Tensor], groups: Sequence[Tensor],
-            offset: Callable[[int], float] | None, tell: Callable[[int, list[float]], None] | None = None) -> Particles:  # fmt: skip
+            offset: Callable[[int], float] | None, tell: Callable[[int, list[float]], None] | None = None,
+            quietest: float = 0.0) -> Particles:  # fmt: skip
     """Draw from the normalised `prod p_k^w_k` with the particles `x` (B, ...), unit noise at the first level.
 
     weights (K,): sum 1. `draw() -> (B, ...)`: fresh unit noise. groups: indices of particles that may replace one another (one prompt's).
     `offset(group) -> [0, 1)`: the randomness of resampling; None: weigh, but never resample. `tell(i, sizes)`: after step i, with the
     groups' effective sample sizes. Groups are resampled below `ENOUGH`, and a last time before the last fresh noise, so that no two
     results are copies: then with what the last step will add, too, if the rate falls to 0 in a straight line. The difference to what it
-    did add is left on the result.
+    did add is left on the result. `quietest`: the place below which nothing is weighed; 0 is exact, more leaves out the low noise at which
+    trained members differ by their errors.
     """
     gathered, before, last = torch.zeros(len(x), dtype=torch.float64), None, None  # gathered: log W
     found = Particles(x, gathered, torch.arange(len(x)), groups, [float(len(group)) for group in groups], [0] * len(groups))
     for i, step in enumerate(steps):
         clean = predict(x, i)
-        mean, now = torch.einsum("k,k...->...", weights.to(clean), clean), rate(clean, weights, step)
+        mean = torch.einsum("k,k...->...", weights.to(clean), clean)
+        now = rate(clean, weights, step) * (step.place > quietest)
         if last is not None:  # trapezium between the two levels
             gathered = gathered - 0.5 * (last + now) * (steps[i - 1].place - step.place)
         sizes = [effective(gathered[group]) for group in groups]
@@ -91,8 +94,9 @@ def average(predict: Predict, x: Tensor, steps: list[Step], weights: Tensor, dra
         if offset is not None and 0 < i < len(steps) - 1:
             coming = -0.5 * now * step.place if i == len(steps) - 2 else torch.zeros_like(now)
             for g, group in enumerate(groups):
-                if sizes[g] < ENOUGH * len(group) or bool((coming[group] < 0).any()):
-                    order[group] = group[ancestors((gathered + coming)[group], offset(g))]
+                foreseen = (gathered + coming)[group]
+                if sizes[g] < ENOUGH * len(group) or (i == len(steps) - 2 and effective(foreseen) < len(group) * (1 - 1e-9)):
+                    order[group] = group[ancestors(foreseen, offset(g))]
                     gathered[group] = -coming[order[group]]
                     found.resampled[g] += 1
         on = order.to(x.device)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from fusion.methods import METHODS
+from fusion.methods import METHODS, barycenter
 from fusion.methods.barycenter import side_by_side
 from fusion.studies.portrait_samples import BATCH, Pictures, prompt_of, routed, samples
 from models.catalog import catalog
@@ -23,6 +24,8 @@ from models.loading import load_ensemble
 TITLE = "Portraits: two populations and one weight"
 MEMBERS = ("harbor", "summit")
 SHARES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)  # of the second member, as published
+HALF = 0.5
+QUIETEST = 0.5  # place s / (a + s): below it noise is weaker than the picture, and trained members differ mostly by their errors
 DRAWN = ("scorefusion", "merge", "barycenter")
 SWEPT = ("scorefusion", "merge", "mixture", "barycenter")
 
@@ -53,18 +56,23 @@ def run(out: Path, work: Path, *, quick: bool, seeds: int | None, progress, stop
 
 
 def pictures(ensemble, work: Path, size: Size, count: int, progress=None, stop: Callable | None = None) -> dict | None:
-    """`{(method, share): Pictures}` of `count` images each, seeds 0 to count - 1; None when stopped. Methods share the single members."""
+    """`{(method, share): Pictures}` of `count` images each, seeds 0 to count - 1; None when stopped. Methods share the single members.
+
+    `("noisy", 1/2)`: the exact barycenter weighed above `QUIETEST` only.
+    """
     inner = [share for share in size.shares if 0 < share < 1]
-    total, done = 2 + len(inner) * len(DRAWN), 0
+    total, done = 3 + len(inner) * len(DRAWN), 0
 
     def drawn(name: str, weights, file: str) -> Pictures | None:
         nonlocal done
         begun = done
         tell = None if progress is None else lambda at, of, label: progress(int(1000 * (begun + at / of)), 1000 * total, label)
-        sample = lambda plan: METHODS[name].run(ensemble, None, plan.with_(weights=weights))  # noqa: E731
-        at_once = count if name == "barycenter" else BATCH  # its batches hold one prompt's images together
-        found = samples(ensemble, sample, work / f"{file}-{size.steps}-{count if name == 'barycenter' else 'n'}.safetensors", range(count),
-                        at_once=at_once, steps=size.steps, progress=tell, stop=stop, label=f"{METHODS[name].title}, {file}")  # fmt: skip
+        together = name in ("barycenter", "noisy")  # their batches hold one prompt's images side by side
+        draw = partial(barycenter.run, quietest=QUIETEST) if name == "noisy" else METHODS[name].run
+        sample = lambda plan: draw(ensemble, None, plan.with_(weights=weights))  # noqa: E731
+        kept = work / f"{file}-{size.steps}-{count if together else 'n'}.safetensors"
+        found = samples(ensemble, sample, kept, range(count), at_once=count if together else BATCH, steps=size.steps, progress=tell,
+                        stop=stop, label=file)  # fmt: skip
         done += 1
         return found
 
@@ -81,7 +89,8 @@ def pictures(ensemble, work: Path, size: Size, count: int, progress=None, stop: 
             if points[method, share] is None:
                 return None
         points["mixture", share] = routed(singles, weights)
-    return points
+    points["noisy", HALF] = drawn("noisy", np.array([HALF, HALF]), "barycenter-noisy")
+    return None if points["noisy", HALF] is None else points
 
 
 def companies(count: int) -> np.ndarray:

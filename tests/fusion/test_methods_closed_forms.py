@@ -130,6 +130,20 @@ def test_one_member_alone_is_never_resampled():
     assert found.resampled == [0] and found.lowest == [pytest.approx(512)] and found.lineage.tolist() == list(range(512))
 
 
+def test_levels_below_the_quietest_gather_no_weight():
+    weights, found = torch.tensor(W), []
+    for quietest in (0.0, 0.5, 1.0):
+        world = Gaussians(PATHS["vp"], MU, VAR, 60)
+        draw = world.noise(256)
+        run = average(world.predict, draw(), world.steps, weights, draw, [torch.arange(256)], None, quietest=quietest)
+        found.append(run.log_weights)
+    assert (found[2] == 0).all() and (found[1] < 0).all() and (found[0] < found[1]).all()
+    world = Gaussians(PATHS["vp"], MU, VAR, 60)
+    draw = world.noise(256)
+    run = average(world.predict, draw(), world.steps, weights, draw, [torch.arange(256)], lambda group: 0.5, quietest=0.5)
+    assert run.resampled[0] and run.log_weights.abs().max() == 0  # what was gathered is spent before the end
+
+
 def test_particles_replace_only_those_of_their_group():
     world, count = Gaussians(PATHS["vp"], MU, VAR, 12), 60
     groups = [torch.arange(0, count, 2), torch.arange(1, count, 2)]

@@ -60,6 +60,7 @@ def test_the_page_holds_every_table_and_the_published_figures(tmp_path):
     size = portraits.Size()
     points = {(method, share): pictures(portraits_report.populations(share)["geometric"], 64, seed=int(100 * share))
               for method in portraits.SWEPT for share in size.shares}  # fmt: skip
+    points["noisy", 0.5] = points["barycenter", 0.5]
     summary = portraits_report.write(tmp_path, points, size, 64)
     page = (tmp_path / "README.md").read_text()
     assert "0.979" in page and "published 0.600" in page and "study portraits" in page and "nan" not in page
@@ -73,7 +74,8 @@ def test_tiny_models_are_swept_resumed_and_stopped(tmp_path):
     size, seen = portraits.Size(samples=4, steps=2, shares=(0.0, 0.5, 1.0)), []
     assert portraits.pictures(ensemble, tmp_path / "stopped", size, 4, stop=lambda: True) is None
     points = portraits.pictures(ensemble, tmp_path / "work", size, 4, lambda *report: seen.append(report))
-    assert set(points) == {(method, share) for method in portraits.SWEPT for share in size.shares} and len(points["merge", 0.5]) == 4
+    assert set(points) == {(m, share) for m in portraits.SWEPT for share in size.shares} | {("noisy", 0.5)}
+    assert len(points["merge", 0.5]) == 4
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen) and seen[-1][0] == seen[-1][1]
     again = portraits.pictures(ensemble, tmp_path / "work", size, 4, stop=lambda: True)  # nothing is left to draw
     assert all(np.array_equal(one.images, again[key].images) for key, one in points.items())
