@@ -210,11 +210,12 @@ def _errors(half: Mapping, noisy: Mapping) -> str:
         return "The particles bring the blend nearer to the geometric population, as the theory says."
     enough = ("On these two members the fused scores alone sample the geometric population to within noise."
               if plain[name].low <= plain[name].floor else "The fused scores alone do not reach it either.")  # fmt: skip
-    return f"""The exact barycenter is {verdict}. It is exact for the densities that the networks *have*, not for the populations they
-were trained on: its weights charge a particle for everything the members disagree about, and at low noise that is mostly their training
-errors, which differ by kind of image (lighter tones: {told(plain["lighter"])} without the weights, {told(exact["lighter"])} with them).
-Weighed only where the noise is stronger than the picture, it measures {told(noisy[name])}, with {told(noisy["lighter"])} lighter tones.
-Its intervals are wide because particles replace one another. {enough}"""
+    return f"""The exact barycenter is {verdict}. It is exact for the densities that the networks *have*, not for the
+populations they were trained on: its weights charge a particle for everything the members disagree about, their training errors at low
+noise included, and these differ by kind of image (lighter tones: {told(plain["lighter"])} without the weights, {told(exact["lighter"])}
+with them). Weighed only where the noise is stronger than the picture, it measures {told(noisy[name])}, with
+{told(noisy["lighter"])} lighter tones: that points the same way, within intervals that are wide because particles replace one another.
+{enough}"""
 
 
 def _reading(half: Mapping, title: Mapping) -> str:
