@@ -43,7 +43,7 @@ def write_target(folder: Path, count: int, seed: int) -> None:
     (folder / "captions.json").write_text(json.dumps(records))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world(tmp_path_factory):
     """Three tiny models as cards of the catalog, their calibration, and one example target; in place of the shipped ones."""
     from fusion.calibration import Calibration
@@ -70,10 +70,11 @@ def world(tmp_path_factory):
     (root / "assets" / "calibration").mkdir()
     Calibration.from_grams(grams).save(root / "assets" / "calibration" / "portraits.safetensors")
     yield types.SimpleNamespace(root=root, cards=cards)
-    patch.undo()
+    patch.undo()  # the tests of other rooms see the shipped models again
+    first_screen.stored.cache_clear()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def address(world):
     blocks = page_module.build()
     _, url, _ = page_module.launch(blocks, prevent_thread_lock=True, server_port=None)
@@ -81,7 +82,7 @@ def address(world):
     blocks.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
