@@ -35,7 +35,8 @@ class Recipe:
 
     `prompts`, `seeds`, `steps`, `guidance`, `guidance_interval`, `height`, `width`, `batch_size` as in `SamplingPlan`.
     `picture`: for a recipe inside an image, the index of that image among those the recipe draws (an image is drawn in the company it was
-    first drawn in, since rounding depends on the batch). `metrics`: what was measured, free form. `environment`: versions and device it was made with, for information.
+    first drawn in, since rounding depends on the batch). `metrics`: what was measured, free form. `environment`: versions and device it
+    was made with, for information.
     `trained`: of a method that trains, the file it draws with: its name, sha256, and the member it belongs to. The file lies beside the
     recipe or its images: saving writes it there (`record`, where the recipe was made), drawing looks for it there (`folder`, where it was
     read).

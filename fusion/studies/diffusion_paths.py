@@ -1,7 +1,8 @@
 """Paths of a diffusion in a double well, seen through a noisy linear map, and their posterior by Hamiltonian Monte Carlo.
 
 `du = beta u (1 - u^2) / (1 + u^2) ds + dw`, `u_0 = 0` (Cui, Law, Marzouk 2016, arXiv 1411.3688), in 50 Euler steps;
-`x = (u_0.02, ..., u_1.00)`; `y = M x + N(0, I / 4)` in R^100. With beta = 0 the path is Brownian and the posterior Gaussian, in closed form.
+`x = (u_0.02, ..., u_1.00)`; `y = M x + N(0, I / 4)` in R^100. With beta = 0 the path is Brownian and the posterior Gaussian, in closed
+form.
 """
 
 from __future__ import annotations
