@@ -74,17 +74,22 @@ def _panels(rows: list[dict], constants: dict) -> list[Panel]:
     return panels
 
 
+def _small(milliseconds: float) -> str:
+    return f"{milliseconds:.2g} ms" if milliseconds > 0 else "too little to measure"
+
+
 def _page(rows: list[dict], pictures: list[dict], constants: dict, summary: dict, size: Size, repeats: int) -> str:
     milliseconds = {name: 1000 * value for part in PARTS for name, value in zip(CONSTANTS[part], constants[part])}
     evaluation, picture, copy, square, posterior = milliseconds.values()
+    command = "python -m fusion study scaling" + ("" if repeats == size.repeats else f" --seeds {repeats}")
     biggest = max(rows, key=lambda row: row["evaluations"])
     table = [row | {"model": f"{row['model']:.2f}", "error": f"{row['model'] / row['seconds'].value - 1:+.0%}",
                     **{name: told(row[name], 2) for name in ("seconds", "network")}} for row in rows]  # fmt: skip
     return f"""# {TITLE}
 
-`python -m fusion study scaling`: the shipped portraits ({", ".join(MEMBERS)}; 4 x 16 x 16 latents), one thread a
-process, every point measured {repeats} times. Seconds are processor time of the busiest process, with 95 % intervals over repetitions:
-other work on the machine does not count as waiting. Loading is not in them. All pictures have one prompt, the dearest case.
+`{command}`: the shipped portraits
+({", ".join(MEMBERS)}; 4 x 16 x 16 latents), one thread a process, every point measured {repeats} times.
+Seconds are processor time of the busiest process, with 95 % intervals over repetitions: waiting for other work does not count. Loading is not in them. All pictures have one prompt, the dearest case.
 
 ## The model
 
@@ -108,8 +113,8 @@ It is within {summary["median_error"]:.1%} of the measurements in the median and
 * **Linear in K, N and L.** At K = {biggest["k"]}, N = {biggest["n"]}, L = {biggest["l"]} the networks are
   {biggest["network"].value / biggest["seconds"].value:.0%} of the time even for networks as small as these. For other models put the
   time of one of their evaluations in place of e; a0, a1 and a2 grow with the size D of the latent (here 1,024), the rest stays.
-* **K^2 and N^2 are there and small.** At K = 3, N = 24 a copy costs {square * 9:.2g} ms for its K x K products and {posterior * 72:.2g} ms
-  for the posterior over the pictures of its prompt, against {3 * evaluation:.3g} ms for the networks.
+* **K^2 and N^2 are there and small.** At K = 3, N = 24 a copy costs {_small(square * 9)} for its K x K products and
+  {_small(posterior * 72)} for the posterior over the pictures of its prompt, against {3 * evaluation:.3g} ms for the networks.
 * **Processes share batches, not pictures**, so N need not be a multiple of P. What is lost is the last round: with B batches at most B
   processes have work, and P of them take ceil(B / P) / B of the time. The sums that are exchanged at the end have
   8 N (2 K^2 L + 1) bytes, once.
@@ -121,7 +126,7 @@ It is within {summary["median_error"]:.1%} of the measurements in the median and
 
 ## Drawing
 
-`uniform`, {size.images} images in {size.steps} steps: K x steps evaluations an image (twice that with classifier-free guidance), in
+`uniform`, {size.images} images, steps: {size.steps}. K x steps evaluations an image (twice that with classifier-free guidance), in
 batches of 16 that are shared out like those of a fit.
 
 {markdown([{**row, "seconds": told(row["seconds"], 2)} for row in pictures], {"k": "K", "p": "P", "evaluations": "evaluations",
