@@ -89,7 +89,8 @@ def _page(rows: list[dict], pictures: list[dict], constants: dict, summary: dict
 
 `{command}`: the shipped portraits
 ({", ".join(MEMBERS)}; 4 x 16 x 16 latents), one thread a process, every point measured {repeats} times.
-Seconds are processor time of the busiest process, with 95 % intervals over repetitions: waiting for other work does not count. Loading is not in them. All pictures have one prompt, the dearest case.
+Seconds are processor time of the busiest process, with 95 % intervals over repetitions: waiting for other work does not count.
+Loading is not in them. All pictures have one prompt, the dearest case.
 
 ## The model
 
