@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from fusion.ui.page import build, launch
 
@@ -12,6 +13,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=None, help="port to serve at (default: the first free one from 7860)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     args = parser.parse_args(argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise on torchvision, which nothing here needs
     page = build()
     _, address, _ = launch(page, server_port=args.port, inbrowser=args.open, prevent_thread_lock=True)
     print(f"ScoreFusion Studio is at {address} (stop with Ctrl+C)", flush=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -88,6 +89,7 @@ class Bar:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = parser().parse_args(argv)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise on torchvision, which nothing here needs, at every start
     command, (rank, size) = COMMANDS[args.command], started()
     bar = Bar(shown=rank == 0)
     with Interrupt() as interrupt:

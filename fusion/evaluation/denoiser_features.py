@@ -2,7 +2,7 @@
 
 A denoiser's inner activations tell images apart by content (Tang et al. 2023, "Emergent correspondence from image diffusion", DIFT, which
 reads the second upward block). One forward pass an image, pooled over places; any family. Which level and block were settled by
-measurement on the shipped portraits: 13 samplers ranked by KID against 48 held-out images of eight populations, over the pairs whose true
+measurement on the shipped portraits: 13 samplers ranked by KID against 48 held-out images of four populations, over the pairs whose true
 total variation differs by more than 0.1: right in 98.7 % with these (middle upward block, logSNR 1, centred by prompt), 96 % without the
 centring, 84 to 87 % with the middle block, 97.9 % with the autoencoder's latents, which see nothing but aligned pictures.
 
