@@ -18,6 +18,7 @@ This module reads `ResidualGram`s; it runs networks only through `fit_gram` and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -103,7 +104,8 @@ class CalibratedProportions:
         every = shares(f, PRIOR)  # (1 + REFITS, K)
         self.proportions_, self.likeliest_ = pi, top = every[0], shares(f[0])
         inner = profile_intervals(f[0], top, self.level)
-        extra = 1.96 * np.sqrt(((every[1:] - pi) ** 2).mean(0))  # (K,): the calibration's own uncertainty
+        deviations = NormalDist().inv_cdf((1 + self.level) / 2)
+        extra = deviations * np.sqrt(((every[1:] - pi) ** 2).mean(0))  # (K,): the calibration's own uncertainty
         low = pi - np.hypot(np.maximum(pi - inner[:, 0], 0), extra)
         high = pi + np.hypot(np.maximum(inner[:, 1] - pi, 0), extra)
         self.interval_ = np.clip(np.stack([low, high], 1), 0, 1)

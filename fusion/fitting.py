@@ -35,11 +35,13 @@ class Fit:
             return ("The published weights minimise denoising loss, which averaging lowers whatever the target is; calibrate these members "
                     "once to see the target's proportions.")  # fmt: skip
         shares = self.calibrated.proportions_
-        k = int(np.argmax(np.abs(shares - published)))
-        name, low, high = self.gram.names[k], *self.calibrated.interval_[k]
-        if low <= published[k] <= high:
-            return (f"The published weights and the calibrated proportions agree within what {len(self.gram)} "
-                    f"image{'s' * (len(self.gram) > 1)} can tell.")  # fmt: skip
+        low, high = self.calibrated.interval_.T
+        beyond = np.maximum(low - published, published - high)  # how far each published weight lies outside its interval
+        k = int(np.argmax(beyond))
+        if beyond[k] <= 0:
+            images = f"{len(self.gram)} image{'s' * (len(self.gram) > 1)}"
+            return f"{images} cannot tell the published weights from the calibrated proportions: every weight lies within its interval."
+        name = self.gram.names[k]
         return (f"The published weights give {name} {published[k]:.0%} where its calibrated share is {shares[k]:.0%}, because averaging "
                 "cancels the members' own training errors and so pulls the weights of least loss towards equal; calibration takes those "
                 "errors out and compares the target with each member's own images.")  # fmt: skip

@@ -173,7 +173,14 @@ def _size(count: int) -> str:
 
 def choose_device(device: str | torch.device) -> torch.device:
     if str(device) != "auto":
-        return torch.device(device)
+        try:
+            chosen = torch.device(device)
+        except RuntimeError:
+            raise ModelError(f"'{device}' is not a device: use auto, cpu, cuda, cuda:1 or mps") from None
+        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(chosen.type, lambda: True)
+        if not there():
+            raise ModelError(f"this machine has no {chosen.type} device that PyTorch can use: leave the device at auto, or choose cpu")
+        return chosen
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -45,8 +45,8 @@ def run(args, *, progress, stop):
 
     guidance = 1.0 if args.guidance is None else args.guidance
     interval = options.interval(args.guidance_interval, guidance)
+    pictures, captions, held, held_captions = _split(args)  # before models, which may have to be fetched
     ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
-    pictures, captions, held, held_captions = _split(args)
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     held_images = [picture.image for picture in held]
     held_out = fit_gram(ensemble, held_images, held_captions, levels=args.levels, seed=1, progress=progress, stop=stop)

@@ -44,9 +44,9 @@ def run(args, *, progress, stop):
     from fusion.parallel import together
 
     with together(args.device) as team:
-        ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
-        pictures, captions = pictures_in(args.images, args.caption)
+        pictures, captions = pictures_in(args.images, args.caption)  # before models, which may have to be fetched
         say(advice(len(pictures)))
+        ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
         kept = None if args.no_work else _kept(args, ensemble, len(pictures))
         found = fitted(args, ensemble, pictures, captions, progress, stop, team, kept)
         asked, known = (0, 0) if kept is None else (int(n[0]) for n in team.total([kept.asked], [kept.found]))

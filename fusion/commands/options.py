@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 
 MODELS = (
     "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), a folder, or a "
@@ -11,9 +11,16 @@ MODELS = (
 )
 
 
+def positive(typed: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not typed.isdigit() or int(typed) < 1:
+        raise ArgumentTypeError(f"must be a whole number of at least 1, not {typed}")
+    return int(typed)
+
+
 def drawing(command: ArgumentParser) -> None:
     """How images are drawn."""
-    command.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the recipe's, else 20)")
+    command.add_argument("--steps", type=positive, metavar="N", help="sampling steps (default: the recipe's, else 20)")
     command.add_argument("--guidance", type=float, metavar="G", help="pull of the prompt (default: the recipe's, else 1: none added)")
     command.add_argument("--guidance-interval", nargs=2, type=float, metavar=("A", "B"),
                          help="guide only between these shares of the steps, 0 for noise and 1 for the image (default: the recipe's, else "
@@ -36,7 +43,8 @@ def calibration(command: ArgumentParser) -> None:
     command.add_argument("--calibration", metavar="FILE", help="a saved calibration (default: the one shipped for the models)")
     command.add_argument("--calibrate", type=int, metavar="N",
                          help="measure one now: draw N images from each model (96 is a good start) and keep it in FILE")  # fmt: skip
-    command.add_argument("--levels", type=int, default=16, metavar="L", help="noise levels measured (default: 16, as shipped calibrations)")
+    command.add_argument("--levels", type=positive, default=16, metavar="L",
+                         help="noise levels measured (default: 16, as shipped calibrations)")  # fmt: skip
 
 
 def loading(command: ArgumentParser) -> None:

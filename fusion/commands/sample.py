@@ -90,7 +90,7 @@ def _drawing(args, recipe, progress):
             raise ValueError("say how much of each model: give --weights, one number for each model, or a recipe from `fit`")
         ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
         plan = SamplingPlan([""], [0], weights=args.weights and np.array(args.weights))
-        method, picture, count = args.method or ("mixture" if args.weights else "uniform"), None, args.count or 4
+        method, picture, count = args.method or ("mixture" if args.weights else "uniform"), None, 4 if args.count is None else args.count
         prompts = args.prompt
     else:
         typed = cards_of(args.models) if args.models else []
@@ -99,8 +99,8 @@ def _drawing(args, recipe, progress):
         ensemble = remarked(load_ensemble(cards, device=args.device, progress=progress, **options.held(args)))
         plan, method = recipe.plan(), args.method or recipe.method
         plan = plan if not args.weights else plan.with_(weights=np.array(args.weights))
-        redrawn = not (args.prompt or args.count or args.seed is not None)
-        picture, count = (recipe.picture, None) if redrawn else (None, args.count or 1)
+        redrawn = not (args.prompt or args.count is not None or args.seed is not None)
+        picture, count = (recipe.picture, None) if redrawn else (None, 1 if args.count is None else args.count)
         prompts = args.prompt or list(dict.fromkeys(recipe.prompts))
     changes = {name: getattr(args, name) for name in ("steps", "guidance", "height", "width") if getattr(args, name) is not None}
     if count is not None:
