@@ -99,7 +99,7 @@ class CalibratedProportions:
 
     def fit(self, gram: ResidualGram) -> CalibratedProportions:
         cal = self._fitting(gram)
-        phi, self.names_, self.images_ = cal.features(gram.plain), gram.names, len(gram)
+        phi, self.names_, self.images_, self.captions_ = cal.features(gram.plain), gram.names, len(gram), len(set(gram.prompts))
         f = cal.likelihoods(phi)
         every = shares(f, PRIOR)  # (1 + REFITS, K)
         self.proportions_, self.likeliest_ = pi, top = every[0], shares(f[0])
@@ -136,6 +136,8 @@ class CalibratedProportions:
             text += " That is nearly undetermined: add images."
         if self.outside_:
             text += f" But no mixture of these members explains them well (p = {self.p_value_:.2g}): part of the target lies outside."
+            if self.images_ > 1 and self.captions_ == 1:  # a picture under a wrong caption looks foreign to a model that reads it
+                text += " All have the same caption, though, which alone can look foreign: caption each picture, then fit again."
         return text
 
     def as_weights(self) -> Weights:

@@ -144,6 +144,9 @@ def typed_card(text: str) -> ModelCard:
     base, _, adapter = text.partition("+")
     source, _, revision = base.partition("@")
     template = options.pop("template", None)
+    mine = [name for name, card in catalog.items() if card.source.startswith("assets/")]
+    if source not in catalog and source.split("/")[0] in {name.split("/")[0] for name in mine} and not local_path(source).exists():
+        raise ModelError(f"'{source}' is not in the catalogue, which has {', '.join(mine)}: choose one of them")
     source = catalog[source].source if source in catalog else source
     card = card_for(source, adapter=adapter or None, revision=revision or None, **options)
     return card if template is None else replace(card, prompt_template=template)

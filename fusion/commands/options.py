@@ -7,7 +7,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 MODELS = (
     "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), a folder, or a "
     "single .safetensors file; MODEL+ADAPTER puts a LoRA on a model; ?prediction=v_prediction&components=MODEL&template=TEXT behind it "
-    "says what its files do not: what it predicts, where missing parts come from, the words around every {prompt}"
+    "says what its files do not: what it predicts, where missing parts come from, the words around every {prompt}. Folders and files lie "
+    "below the repository or below a folder named in the environment variable SCOREFUSION_MODELS"
 )
 
 

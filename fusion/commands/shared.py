@@ -101,7 +101,8 @@ def pictures_in(folder: str, caption: str) -> tuple[list[Intake], list[str]]:
     if not intakes:
         raise ValueError(f"there is no readable picture in {Path(folder).name or folder}: put the target images there, as PNG or JPEG")
     if any(intake.caption is None for intake in intakes) and not caption:
-        say("Some pictures have no caption: --caption \"what they show\" or a captions.json makes the fit better")
+        say("Some pictures have no caption: to models that read captions they look foreign, and the proportions with them; give "
+            "--caption \"what they show\" or, better, a captions.json with one for each")  # fmt: skip
     return intakes, [intake.caption or caption for intake in intakes]
 
 

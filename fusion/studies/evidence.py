@@ -1,7 +1,7 @@
 """Every method on the three example targets, over seeds: the full table of evidence, and what it recommends.
 
 A seed is another set of sampling seeds and another draw of the noise in the target's statistic, so that weights and proportions vary, too;
-the twelve fitted and forty-eight held-out images are the shipped ones. What a method searches or trains (`prepare`) is found once for each
+the twelve fitted and ninety-six held-out images are the shipped ones. What a method searches or trains (`prepare`) is found once for each
 target, with seed 0's fit, and used with every seed's samples. Each (target, seed, method) is kept in `work` as soon as it is drawn.
 """
 

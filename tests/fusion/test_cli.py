@@ -220,3 +220,35 @@ def test_serve_opens_the_page(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "app", types.SimpleNamespace(main=asked.append))
     code, out, _ = run(capsys, "serve", "--port", 7870, "--open")
     assert code == 0 and asked == [["--port", "7870", "--open"]] and "closed" in out
+
+
+# ------------------------------------------------------------------------------------------------ refused before models are loaded
+
+def test_numbers_that_mean_nothing_are_usage_errors(capsys):
+    for args in (["fit", "--models", "a", "--images", "b", "--levels", "0"], ["sample", "r.json", "--steps", "-3"]):
+        with pytest.raises(SystemExit) as left:
+            main(args)
+        assert left.value.code == 2 and "at least 1" in capsys.readouterr().err
+
+
+def test_a_count_of_none_is_not_four(capsys, models, tmp_path):
+    code, out, err = run(capsys, "sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a cat", "--count", 0, "--out",
+                         tmp_path / "x")  # fmt: skip
+    assert code == 1 and "nothing to draw" in err and not list(tmp_path.glob("x/*.png"))
+
+
+def test_pictures_are_looked_at_before_models(capsys, models, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "load_ensemble", lambda *a, **k: pytest.fail("models were loaded"))
+    code, _, err = run(capsys, "fit", "--models", *models[:2], "--images", tmp_path / "nowhere")
+    assert code == 1 and "error: " in err
+    code, _, err = run(capsys, "compare", "--models", *models[:2], "--target", tmp_path / "nowhere")
+    assert code == 1 and "error: " in err
+
+
+def test_a_misspelt_catalogue_id_and_a_device_that_is_not_there(capsys, models, pictures, monkeypatch):
+    code, _, err = run(capsys, "fit", "--models", models[0], "portraits/nope", "--images", pictures, "--caption", "a cat")
+    assert code == 1 and "not in the catalogue" in err and "portraits/harbor" in err
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for device, word in (("cuda", "no cuda device"), ("gpu", "not a device")):
+        code, _, err = run(capsys, "fit", "--models", *models[:2], "--images", pictures, "--caption", "a cat", "--device", device)
+        assert code == 1 and word in err
