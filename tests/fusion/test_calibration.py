@@ -248,3 +248,19 @@ def test_fit_all_explains_itself(pool, calibration):
     alone = fit_all(pool[2][0].select(images=[0]))
     assert alone.calibrated is None and "calibrate" in alone.explain()
     json.dumps(alone.summary(), allow_nan=False)
+
+
+def test_one_caption_for_every_picture_is_named_beside_the_warning(world, calibration):
+    strange = world.draw(np.eye(18)[17], 24, seed=5)
+    said = {}
+    for name, prompts in (("own", strange[1]), ("one", [strange[1][0]] * 24)):
+        found = CalibratedProportions(calibration).fit(fit_gram(world, strange[2], prompts, seed=3))
+        said[name] = found.outside_, "same caption" in found.verdict_
+    assert said["one"] == (True, True) and not said["own"][1]
+
+
+def test_intervals_follow_their_level(world, calibration):
+    _, prompts, images = world.draw([0.5, 0.5, 0, 0], 24, seed=6)
+    gram = fit_gram(world, images, prompts, seed=4)
+    narrow, wide = (np.ptp(CalibratedProportions(calibration, level=level).fit(gram).interval_, axis=1) for level in (0.5, 0.99))
+    assert (narrow < wide).all()
