@@ -35,6 +35,11 @@ class ResidualGram:
     def __len__(self) -> int:
         return len(self.plain)
 
+    @property
+    def settings(self) -> dict[str, int]:
+        """How other images must be measured to be compared with these: `fit_gram(..., **gram.settings)`."""
+        return {"levels": len(self.strata) - 1, "draws": max(self.draws // 2, 1)}
+
     def rows(self, smooth: bool = True) -> np.ndarray:
         """`(N, L, K, K)`. Raises ValueError when the smooth rows are wanted and were not measured."""
         if smooth and self.smooth is None:

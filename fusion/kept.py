@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
 import uuid
@@ -25,6 +26,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 log = logging.getLogger(__name__)
+
+
+def size_of(ensemble, images: int, looks: int) -> int:
+    """Bytes that keeping a fit of so many pictures takes, at `looks` noise levels times draws a picture, each in an antithetic pair."""
+    return 4 * len(ensemble) * images * looks * 2 * math.prod(ensemble.shape)
+
+
 _open = lru_cache(maxsize=32)(lambda path: safe_open(path, framework="np"))  # rows of one batch mostly lie in one file
 
 

@@ -67,16 +67,15 @@ def run(args, *, progress, stop):
 
 def _kept(args, ensemble, images: int):
     """The folder of predictions, beside the recipe. Raises ValueError where the disk has no room for them."""
-    import math
     import shutil
 
-    from fusion.kept import Kept
+    from fusion.kept import Kept, size_of
 
     folder = Path(args.work) if args.work else Path(args.out).with_suffix(".work")
     folder.mkdir(parents=True, exist_ok=True)
     own = len(ensemble) * (args.calibrate or 0)
     kept, free = Kept(folder), shutil.disk_usage(folder).free
-    needed = 4 * len(ensemble) * (images + own) * args.levels * 2 * math.prod(ensemble.shape) - kept.size()
+    needed = size_of(ensemble, images + own, args.levels) - kept.size()
     if needed > free:
         raise ValueError(f"keeping what the models say takes {needed / 2**30:.1f} GiB and {folder} has room for {free / 2**30:.1f}: "
                          "choose another folder with --work, or use --no-work")  # fmt: skip

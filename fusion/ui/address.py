@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
 from . import state, texts
 
+PARTS = {"lang", "models", "mode", "weights", "example", "prompt", "seed", "images", "steps"}
 
 def query(session: state.Session) -> str:
     """Models, weights, mode, seeds, example and language as a URL query that `restore` reads."""
@@ -21,6 +22,12 @@ def query(session: state.Session) -> str:
     plan = session.plan
     parts |= {"prompt": "|".join(plan.prompts), "seed": plan.first_seed, "images": plan.count, "steps": plan.steps}
     return "?" + urlencode(parts)
+
+
+def says_no_more(session: state.Session, params: dict[str, str]) -> bool:
+    """Whether an address says nothing but what `query` says of this session, language aside."""
+    own = dict(parse_qsl(query(session)[1:]))
+    return all(own.get(name) == value for name, value in params.items() if name in PARTS - {"lang"})
 
 
 def restore(session: state.Session, params: dict[str, str], known: set[str]) -> list[str]:

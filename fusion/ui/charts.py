@@ -59,6 +59,16 @@ def percents(values) -> list[int]:
     return whole
 
 
+def decimals(values) -> list[str]:
+    """Weights with two decimals that sum to 1 where the weights do, as the mixer shows them."""
+    return [f"{whole / 100:.2f}" for whole in percents(values)]
+
+
+def named(names: Sequence[str], values) -> list[str]:
+    """`name 0.61` of every member whose weight does not round to nothing."""
+    return [f"{name} {text}" for name, text in zip(names, decimals(values)) if text != "0.00"]
+
+
 def shares(names: Sequence[str], values, interval=None, *, title: str = "") -> str:
     """One lane per model: a bar for the share, a whisker for its interval, both also as text."""
     items, whole = [], percents(values)

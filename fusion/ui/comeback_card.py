@@ -46,7 +46,7 @@ def _card(session, loaded) -> str:
 def _rows(session, loaded) -> list[list[str]]:
     tell, recipe = session.tell, loaded.recipe
     shares = comeback.weights_of(recipe)
-    mix = " + ".join(f"{w:.2f} {card.title}" for w, card in zip(shares, loaded.cards) if w >= 0.005)
+    mix = " + ".join(charts.named([card.title for card in loaded.cards], shares))
     prompts, seeds = list(dict.fromkeys(recipe.prompts)), list(dict.fromkeys(recipe.seeds))
     if recipe.picture is not None:
         prompt, seed = comeback.jobs_of(recipe)[min(recipe.picture, len(comeback.jobs_of(recipe)) - 1)]

@@ -101,8 +101,7 @@ def is_old(session, column) -> bool:
 
 def _weights_text(session, weights) -> str:
     names = session.fit.gram.names if session.fit is not None else []
-    parts = [f"{charts.mark(k)}{escape(names[k])} {w:.2f}" for k, w in enumerate(weights) if w >= 0.005 and k < len(names)]
-    return " · ".join(parts)
+    return " · ".join(charts.named([charts.mark(k) + escape(name) for k, name in enumerate(names)], weights))
 
 
 def _cell(session, column, prompt: str, seed: int) -> str:
@@ -116,7 +115,7 @@ def _cell(session, column, prompt: str, seed: int) -> str:
     )
     made_by = source or plain_weights(session, shot.weights)
     label = f"{say(f'method.{column.method}')}, {made_by}, {say('compare.seed', seed=seed)}: {escape(prompt)}"
-    numbers = " ".join(f"{w:.2f}" for w in shot.weights)
+    numbers = " ".join(charts.decimals(shot.weights))
     remark = f'<br><span class="faint">{escape(texts.translate(session.language, shot.note))}</span>' if shot.note else ""
     return (
         f'<figure class="shot {"old" if old else ""}"><a href="{state.link(shot.path)}" target="_blank" rel="noopener">'
@@ -129,7 +128,7 @@ def _cell(session, column, prompt: str, seed: int) -> str:
 
 def plain_weights(session, weights) -> str:
     names = session.fit.gram.names if session.fit is not None else []
-    return ", ".join(f"{escape(n)} {w:.2f}" for n, w in zip(names, weights) if w >= 0.005)
+    return ", ".join(charts.named([escape(name) for name in names], weights))
 
 
 def _wipe(session) -> str:

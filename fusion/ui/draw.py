@@ -172,8 +172,7 @@ def _measured(chosen, result, plan, own, pictures, count: int, first_seed: int, 
 
     together = ensemble(chosen, job.loading)
     job.enter("reading")
-    at = {"levels": len(result.gram.strata) - 1, "draws": max(result.gram.draws // 2, 1)}
-    gram = fit_gram(together, pictures.images, pictures.prompts, **at, seed=1, progress=job.report, stop=job.stopped)
+    gram = fit_gram(together, pictures.images, pictures.prompts, **result.gram.settings, seed=1, progress=job.report, stop=job.stopped)
     job.enter("measuring")
     prompts = [pictures.prompts[n % len(pictures)] for n in range(count)]
     report = compare(

@@ -6,6 +6,7 @@ The cache of loaded ensembles is the only thing that visitors share; it is locke
 from __future__ import annotations
 
 import functools
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from fusion import hosting
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEFAULT_MODELS = ("portraits/harbor", "portraits/summit", "portraits/meadow", "portraits/delta")
 KEPT_ENSEMBLES = 2
+KEPT_ANSWERS = {True: 64 * 2**20, False: 2 * 2**30}  # hosted? -> bytes of a visitor's folder for what the models said
 
 _lock = threading.Lock()
 _ensembles: OrderedDict[tuple, object] = OrderedDict()
@@ -95,44 +97,63 @@ def shipped_calibration(chosen: Iterable, gram):
     return whole.select(names) if alike and set(names) <= set(whole.names) else None
 
 
-def fit(chosen, images, captions, *, levels: int, draws: int, job):
-    """A `Fit` of these models to these pictures; when stopped, of the pictures that were finished."""
+def fit(chosen, images, captions, *, levels: int, draws: int, job, folder: Path | None = None):
+    """A `Fit` of these models to these pictures; when stopped, of the pictures that were finished.
+
+    What the models say is kept in `folder`: another picture or model, or a fit that was cut short, asks only what is new.
+    """
     from fusion.fitting import fit_all
     from fusion.target import Target
 
     hosting.check(models=chosen, images=len(images), looks=levels * draws)
     time = hosting.seconds(2 * len(chosen) * levels * draws * len(images), len(images))
-    gram = hosting.call(measured, chosen, images, captions, levels, draws, job=job, seconds=time)
+    gram = hosting.call(measured, chosen, images, captions, levels, draws, folder, job=job, seconds=time)
     return fit_all(gram, shipped_calibration(chosen, gram), Target(images[: len(gram)], captions[: len(gram)]))
 
 
-def measured(chosen, images, captions, levels: int, draws: int, *, job):
+def measured(chosen, images, captions, levels: int, draws: int, folder: Path | None = None, *, job):
     """The statistic alone: the part of a fit that needs a GPU, and little enough to come back from one that is lent."""
     from fusion.objective import fit_gram
 
     together = ensemble(chosen, job.loading)
+    kept = _kept(folder, together, len(images), levels * draws)
     job.enter("fitting")
-    return fit_gram(together, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped)
+    return fit_gram(together, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped, kept=kept)
 
 
-def calibrate(chosen, result, *, job, samples: int = 96):
+def _kept(folder: Path | None, together, images: int, looks: int):
+    """The visitor's folder of answers, emptied where it would outgrow its share of the disk; None where even this fit would."""
+    from fusion.kept import Kept, size_of
+
+    needed, most = size_of(together, images, looks), KEPT_ANSWERS[hosted()]
+    if folder is None or needed > most:
+        return None
+    if Kept(folder).size() + needed > most:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Kept(folder) if needed < shutil.disk_usage(folder).free / 2 else None
+
+
+def calibrate(chosen, result, *, job, samples: int = 96, folder: Path | None = None):
     """The same fit with proportions, after drawing `samples` images from each model."""
     from fusion.fitting import fit_all
 
     hosting.check(models=chosen, calibration=samples)
-    each = 20 + 2 * len(chosen) * (len(result.gram.strata) - 1)  # drawn in 20 steps, then looked at by all
+    settings = result.gram.settings
+    each = 20 + 2 * len(chosen) * settings["levels"] * settings["draws"]  # drawn in 20 steps, then looked at by all
     time = hosting.seconds(len(chosen) * samples * each, 2 * len(chosen) * samples)
-    made = hosting.call(calibrated, chosen, samples, sorted(set(result.gram.prompts)), job=job, seconds=time)
+    made = hosting.call(calibrated, chosen, samples, sorted(set(result.gram.prompts)), settings, folder, job=job, seconds=time)
     return fit_all(result.gram, made, result.target)
 
 
-def calibrated(chosen, samples: int, prompts, *, job):
+def calibrated(chosen, samples: int, prompts, settings: dict, folder: Path | None = None, *, job):
     """The calibration alone, as `measured` is the statistic alone."""
     from fusion.calibration import calibrate as run
 
     together = ensemble(chosen, job.loading)
+    kept = _kept(folder, together, samples * len(together), settings["levels"] * settings["draws"])
     job.enter("drawing")
-    return run(together, None, samples=samples, prompts=prompts, progress=job.report, stop=job.stopped)
+    return run(together, None, samples=samples, prompts=prompts, **settings, progress=job.report, stop=job.stopped, kept=kept)
 
 
 def refit(gram_path: Path, chosen):

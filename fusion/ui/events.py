@@ -30,6 +30,7 @@ from . import (
     sweep,
     target,
     texts,
+    visits,
     vote,
 )
 
@@ -117,12 +118,21 @@ def refresh(session: state.Session) -> list:
 
 
 @turn
-def on_load(session: state.Session, request: gr.Request) -> list:
-    """Language and state from the address, or the browser's language; then everything is drawn once."""
+def on_load(session: state.Session, tab: str, request: gr.Request) -> list:
+    """Language and state from the address, or the browser's language; then everything is drawn once. `tab`: see `visits`.
+
+    A reload finds what was there. An address that says something else, such as a link pasted into the same tab, has the last word.
+    """
     session.sent.clear()
     session.language = texts.browser_language(request.headers.get("accept-language"))
-    start(session)
     params = dict(request.query_params)
+    if visits.resume(session, tab):
+        if params.get("lang") in texts.LANGUAGES:
+            session.language = params["lang"]
+        if address.says_no_more(session, params):
+            return refresh(session)
+    else:
+        start(session)
     example = params.get("example", "")
     if target.has_example(example):
         target.take_example(session, {"name": example})

@@ -132,7 +132,7 @@ def _rows(session, data: dict) -> str:
             for s in row["shots"]
         )
         name = session.tell(f"method.{row['method']}")
-        detail = row["member"] or " ".join(f"{w:.2f}" for w in row["weights"])
+        detail = row["member"] or " ".join(charts.decimals(row["weights"]))
         rows.append(
             f'<div class="hero-row {"best" if d is best else ""}"><div><strong>{escape(name)}</strong><br><small>{escape(detail)}'
             f'</small></div><div class="shots">{images}</div>'
@@ -146,7 +146,7 @@ def _rows(session, data: dict) -> str:
 
 
 def _alt(session, data: dict, row: dict, shot: dict) -> str:
-    weights = ", ".join(f"{n} {w:.2f}" for n, w in zip(data["names"], row["weights"]) if w >= 0.005)
+    weights = ", ".join(charts.named(data["names"], row["weights"]))
     source = session.tell("compare.from", name=shot["member"]) if shot.get("member") else weights
     method, seed = session.tell("method." + row["method"]), session.tell("compare.seed", seed=shot["seed"])
     return f"{method}, {source}, {seed}: {shot['prompt']}"

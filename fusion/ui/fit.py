@@ -149,9 +149,8 @@ def run(session):
     ids, pictures = tuple(c.id for c in cards), list(session.pictures)
     session.notes.pop("fit", None)
     levels, draws = session.level_count, session.draws
-    job = jobs.Job(
-        "fit", lambda j: engine.fit(cards, [p.image for p in pictures], [p.caption for p in pictures], levels=levels, draws=draws, job=j)
-    )
+    images, captions = [p.image for p in pictures], [p.caption for p in pictures]
+    job = jobs.Job("fit", lambda j: engine.fit(cards, images, captions, levels=levels, draws=draws, job=j, folder=session.answers))
     yield from follow(session, job)
     if job.result is not None:
         done = len(job.result.gram)
@@ -182,7 +181,7 @@ def run_calibration(session):
     cards, before = models_section.chosen(session), session.fit
     if before is None or session.stale():
         return
-    job = jobs.Job("calibrate", lambda j: engine.calibrate(cards, before, job=j))
+    job = jobs.Job("calibrate", lambda j: engine.calibrate(cards, before, job=j, folder=session.answers))
     yield from follow(session, job)
     if job.result is not None:
         session.take_fit(job.result, tuple(c.id for c in cards))

@@ -20,6 +20,14 @@ function rescale(weights, locked, index, value) {
   });
 }
 
+// What comes nearest to `wanted` while locked weights stay: the unlocked ones share, in its proportions, what the locked ones leave.
+function within(weights, locked, wanted) {
+  const free = weights.map((_, i) => !locked[i]);
+  const room = Math.max(0, 1 - weights.reduce((sum, w, i) => sum + (free[i] ? 0 : w), 0));
+  const sum = wanted.reduce((total, w, i) => total + (free[i] ? w : 0), 0), count = free.filter(Boolean).length;
+  return weights.map((w, i) => (!free[i] ? w : sum > 1e-12 ? (wanted[i] * room) / sum : room / count));
+}
+
 // Round to `decimals` so that the rounded numbers still sum to 1: the largest remainders are rounded up.
 function largestRemainder(weights, decimals = 2) {
   const scale = 10 ** decimals;
@@ -129,7 +137,7 @@ function mountMixer(element, props, trigger, watch) {
     if (undo.length > 50) undo.shift();
   }
   function release(why) { held = false; sent += 1; trigger("release", { weights: weights.slice(), mode: data.mode, why, count: sent }); }
-  function jump(next, why) { keep(); weights = next.slice(); paint(); release(why); }
+  function jump(next, why) { keep(); weights = why === "undo" ? next.slice() : within(weights, locked, next); paint(); release(why); }
 
   function row(i) {
     const [low, high] = mode().interval ? mode().interval[i] : [0, 0];
@@ -220,8 +228,9 @@ function mountMixer(element, props, trigger, watch) {
     };
     const set = (t, done) => {
       const room = corners.reduce((s, i) => s + weights[i], 0) || 1;
-      weights = weights.map((w, i) => (corners.includes(i) ? t[corners.indexOf(i)] * room : w));
-      if (weights.reduce((a, b) => a + b, 0) > 1.0001) weights = weights.map((w, i) => (corners.includes(i) ? w : 0));
+      let next = weights.map((w, i) => (corners.includes(i) ? t[corners.indexOf(i)] * room : w));
+      if (next.reduce((a, b) => a + b, 0) > 1.0001) next = next.map((w, i) => (corners.includes(i) ? w : 0));
+      weights = within(weights, locked, next);
       paint();
       if (done) release("map");
     };
@@ -288,5 +297,5 @@ function mountMixer(element, props, trigger, watch) {
   accept();
 }
 
-if (typeof module !== "undefined") module.exports = { rescale, largestRemainder, quadratic, mapped, fromPlane, toPlane };
+if (typeof module !== "undefined") module.exports = { rescale, within, largestRemainder, quadratic, mapped, fromPlane, toPlane };
 else if (typeof element !== "undefined") mountMixer(element, props, trigger, watch);  // custom events: 'release', 'mode'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from . import jobs, mixer, state
+from . import jobs, mixer, state, visits
 from .events import (
     ACTIONS,
     LONG,
@@ -71,7 +71,8 @@ def _wire(page: gr.Blocks, session: gr.State, parts: dict, drops: dict) -> None:
     taken = {k: v for k, v in quick.items() if k not in ("inputs", "outputs")}
     for name, take in (("target", on_upload), ("held", on_held), ("comeback", on_recipe)):
         drops[name].upload(take, [session, drops[name]], [drops[name], *outputs], api_name=f"upload_{name}", **taken)
-    loaded = page.load(on_load, api_name="load", **quick)
+    tab = gr.Textbox(visible=False)  # carries a key from the browser to the load event
+    loaded = page.load(on_load, api_name="load", js=visits.KEY_OF_TAB, **(quick | {"inputs": [session, tab]}))
     loaded.then(on_warm, api_name="warm", **quick)
     loaded.then(None, js="() => { window.scoreFusionReady = true; window.scoreFusionAddress(); }", api_visibility="private")
     page.unload(on_unload)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from . import address, compare, draw, fit, measure, measured, mixer, models_section, paper, state
+from . import address, charts, compare, draw, fit, measure, measured, mixer, models_section, paper, state
 from .panel import notes, section
 
 FILES = {"recipe": "recipe.json", "html": "scorefusion-report.html", "pdf": "scorefusion-report.pdf"}
@@ -76,7 +76,7 @@ def content(session, recipe: str) -> list[tuple]:
     """The report as blocks, the same for the web page and the PDF (see `paper`)."""
     tell, names = session.tell, list(session.fit.gram.names)
     heads = [tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")]
-    current = ", ".join(f"{n} {w:.2f}" for n, w in zip(names, mixer.weights(session)))
+    current = ", ".join(charts.named(names, mixer.weights(session)))
     blocks = [("title", "ScoreFusion Studio"), ("lead", measure.verdict(session)), ("heading", tell("report.answer"))]
     blocks += [("table", heads, fit.rows(session.fit, names)), ("text", fit.plain_why(session))]
     blocks += [("text", sentence) for _, sentence in fit.verdicts(session)]
@@ -97,4 +97,4 @@ def content(session, recipe: str) -> list[tuple]:
 
 def _caption(session, shot: state.Shot) -> str:
     source = f"{shot.member} · " if shot.member else ""
-    return f"{source}{session.tell('compare.seed', seed=shot.seed)}\n{' '.join(f'{w:.2f}' for w in shot.weights)}"
+    return f"{source}{session.tell('compare.seed', seed=shot.seed)}\n{' '.join(charts.decimals(shot.weights))}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import secrets
 import shutil
 import threading
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -127,6 +129,11 @@ class Session:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    @property
+    def answers(self) -> Path:
+        """Where what the models say of this visitor's images is kept."""
+        return self.folder / "answers"
+
     def say(self, key: str, **values) -> str:
         return texts.html(self.language, key, **values)
 
@@ -175,14 +182,29 @@ class Session:
         """Held by one event of this visitor at a time. Not a field: Gradio copies those."""
         return _turns.setdefault(self.token, threading.RLock())
 
+    def adopt(self, other: Session) -> None:
+        """Become a copy of `other`, except for what belongs to an open page: its work, and what its browser shows. Files are shared."""
+        _turns.pop(self.token, None)
+        for name in (f.name for f in fields(self) if f.name not in OF_A_PAGE):
+            setattr(self, name, copy.copy(getattr(other, name)))
+        self.pictures, self.held = [replace(p) for p in other.pictures], [replace(p) for p in other.held]
+        self.columns = [replace(column, shots=dict(column.shots)) for column in other.columns]
+        _sharing[self.token] += 1
+
     def close(self) -> None:
-        """Stop what runs and forget the files."""
+        """Stop what runs and forget the files, unless another session goes on with them."""
         if self.job is not None:
             self.job.stop()
-        _turns.pop(self.token, None)
+        if _sharing[self.token]:
+            _sharing[self.token] -= 1
+            return
+        for by_token in (_turns, _sharing):
+            by_token.pop(self.token, None)
         shutil.rmtree(Path(get_upload_folder()) / "scorefusion" / self.token, ignore_errors=True)
 
 
+OF_A_PAGE = ("language", "job", "waiting", "sent", "releases")
+_sharing: Counter[str] = Counter()  # token -> how many sessions beyond the first hold its files
 _turns: dict[str, threading.RLock] = {}  # visitor's token -> lock
 _running: dict[str, object] = {}
 _running_lock = threading.Lock()

@@ -63,6 +63,8 @@ def test_fit_then_drag_with_a_lock(open_page):
     drag(tab, 0, 1.0)
     assert weights(tab)[0] == pytest.approx(0.67, abs=0.011) and weights(tab)[2] == 0.0
     tab.wait_for_function("location.search.includes('weights=0.66')")  # Python projected again and put them into the address
+    tab.locator(".mx-row").nth(2).get_by_role("button", name=re.compile("Only")).click()
+    assert weights(tab) == [0.0, 0.33, 0.67]  # a button leaves a locked weight where it is, too
     tab.get_by_role("button", name="Undo").click()
     assert weights(tab)[1] == 0.33
 
@@ -226,16 +228,28 @@ def test_report(open_page, tmp_path):
     assert "data:image/png" in text and not re.search(r"(src|href)=.https?:", text)
 
 
-def test_two_visitors_and_a_reload_in_mid_fit(open_page):
+def test_two_visitors_and_a_reload_in_mid_fit(open_page, tmp_path):
     one, two = open_page(), open_page()
+    rng = np.random.default_rng(3)
+    for n in range(5):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"own-{n}.png")
+    two.set_input_files("#drop input[type=file]", [str(tmp_path / f"own-{n}.png") for n in range(5)])
+    two.wait_for_function("document.querySelectorAll('.thumbs img').length === 5")
+    two.locator(".thumbs input").first.fill("a portrait of a hen")
+    two.keyboard.press("Tab")
     unfold(two, "settings")
     two.select_option("[data-do=draws]", "8")
     two.click("#fit-button")
+    two.wait_for_selector("[data-running=fit]")
     one.locator(".model").nth(2).click()
     one.wait_for_function("document.querySelectorAll('.model[aria-checked=true]').length === 2")
     two.reload(wait_until="domcontentloaded")
     two.wait_for_function("window.scoreFusionReady === true")
     assert two.locator(".model[aria-checked=true]").count() == 3
+    assert two.locator(".thumbs img").count() == 5  # the visitor's own pictures and words outlive the reload
+    assert two.locator(".thumbs input").first.input_value() == "a portrait of a hen"
+    assert all(two.evaluate("[...document.querySelectorAll('.thumbs img')].map((i) => i.naturalWidth > 0)"))
+    assert one.locator(".thumbs img").count() == 4  # and are nobody else's
     left = ("AbortError", "Connection errored out")  # Gradio's client says so when a page leaves in mid-stream
     two.context.said[:] = [s for s in two.context.said if not any(word in s for word in left)]
     fit(one)

@@ -76,7 +76,7 @@ def test_a_recipe_becomes_the_state(session, cards, tmp_path):
     assert (session.mode, plan.prompts, plan.seeds, plan.steps) == ("mix", ("a cat", "a dog"), (7, 8), 3)
     assert {"mixture", "yours"} <= set(plan.methods)
     assert [kind for kind, _ in session.notes["comeback"]] == ["info"]  # exact grid, hashes known
-    assert "0.75 Cyd" in comeback_card.render(session)
+    assert "Cyd 0.75" in comeback_card.render(session)
 
 
 def test_undo_puts_everything_back(session, cards, tmp_path):

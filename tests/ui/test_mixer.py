@@ -77,6 +77,19 @@ def test_rescale_examples():
     assert got[3] == [0.5, 0.5]
 
 
+def test_buttons_leave_locked_weights_where_they_are():
+    """Against the rule of a slider: setting everything at once is moving one slider after another, the locked ones out of the way."""
+    rng = np.random.default_rng(4)
+    every = [(w, locked, rng.dirichlet(np.ones(len(w))).tolist()) for w, locked, _, _ in cases()]
+    for (weights, locked, wanted), got in zip(every, run([("within", list(case)) for case in every])):
+        got, held = np.array(got), np.array(locked)
+        assert (got[held] == np.array(weights)[held]).all() and got.min() >= 0
+        if not held.all():
+            assert abs(got.sum() - 1) < 1e-9
+            np.testing.assert_allclose(got[~held] * np.array(wanted)[~held].sum(), np.array(wanted)[~held] * got[~held].sum(), atol=1e-9)
+    assert run([("within", [[0.2, 0.3, 0.5], [False, False, True], [0, 0, 1]])])[0] == [0.25, 0.25, 0.5]
+
+
 def test_largest_remainder_sums_to_one_and_stays_near():
     rng = np.random.default_rng(1)
     weights = [rng.dirichlet(np.ones(rng.integers(2, 9))).tolist() for _ in range(300)] + [[1 / 3] * 3, [1 / 7] * 7, [1.0, 0.0]]

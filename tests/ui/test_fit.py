@@ -1,0 +1,29 @@
+"""Fit on the page: proportions for models that ship without a calibration, at whatever settings the target was measured with."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from fusion.ui import engine, fit, state
+from tests.fusion import small
+
+
+@pytest.mark.parametrize(("levels", "draws"), [(8, 1), (16, 2)])
+def test_calibration_is_measured_as_the_target_was(levels, draws, tmp_path_factory, tmp_path, monkeypatch):
+    cards = {card.id: card for card in small.cards(tmp_path_factory.mktemp("models"))}
+    loaded = small.load_ensemble(list(cards.values()), device="cpu")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(engine, "cards", lambda: cards)
+    monkeypatch.setattr(engine, "ensemble", lambda chosen, progress=None: loaded)
+    monkeypatch.setattr(engine, "calibrate", functools.partial(engine.calibrate, samples=9))
+    session = state.Session(selected=list(cards), level_count=levels, draws=draws)
+    session.pictures = [state.Picture(image, "x.png", "a cat", "") for image in small.pictures(3)]
+    for work in (fit.run, fit.run_calibration):
+        for _ in work(session):
+            pass
+    assert session.notes == {} and session.fit.gram.settings == {"levels": levels, "draws": draws}
+    np.testing.assert_allclose(session.fit.calibrated.proportions_.sum(), 1)
+    np.testing.assert_array_equal(session.weights["mix"], session.fit.calibrated.proportions_)
