@@ -29,6 +29,12 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print the result as one JSON object, for scripts")
 
 
+def folders(name: str, quick: bool = False, out: str | None = None, work: str | None = None) -> tuple[Path, Path]:
+    """Where results and partial results go: a quick run must neither replace committed results nor be taken up by a full one."""
+    results = Path(out or (f"quick-{name}" if quick else Path("assets") / "studies" / name))
+    return results, Path(work or Path(".train") / f"{'quick' if quick else 'study'}-{name}")
+
+
 def run(args, *, progress, stop):
     """Run the study; `({"study", "out", "stopped", "summary"}, text)`. ValueError where the study cannot be run as asked."""
     study = STUDIES[args.name]
@@ -37,9 +43,7 @@ def run(args, *, progress, stop):
     more = {"data": args.data} if "data" in inspect.signature(study.run).parameters else {}
     if args.data is not None and not more:
         raise ValueError(f"the study {args.name} makes its own data: leave --data out")
-    # a quick run must neither replace committed results nor be taken up by a full one
-    out = Path(args.out or (f"quick-{args.name}" if args.quick else Path("assets") / "studies" / args.name))
-    work = Path(args.work or Path(".train") / f"{'quick' if args.quick else 'study'}-{args.name}")
+    out, work = folders(args.name, args.quick, args.out, args.work)
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
     summary = study.run(out, work, quick=args.quick, seeds=args.seeds, progress=progress, stop=stop, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,24 @@ def basic_interval(value: float, resampled: np.ndarray, *, level: float = 0.95, 
     """
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(np.clip(2 * value - high, 0.0, value)), float(np.clip(2 * value - low, value, most))
+
+
+def inverted_interval(value: float, simulated: Callable[[np.ndarray], np.ndarray], *, level: float = 0.95, most: float = np.inf,
+                      points: int = 32) -> tuple[float, float]:  # fmt: skip
+    """Interval of a distance by inverting its test: the true distances under which measuring `value` would be no surprise.
+
+    `simulated(shares)` (G,) -> (G, B): what B experiments measure where the truth is `share * value`, on the way from no difference (0) to
+    the one that was seen (1) and beyond. Unlike a bootstrap it reaches 0 where a perfect sampler would measure as much by chance. The way
+    through the difference as seen holds its noise for truth, so that far ends come out too near; the upper end is therefore the basic
+    bootstrap's where that is larger. For 16 to 512 portraits in 18 cells it covers true distances of 0 to 0.5 in 90 to 97 % of draws.
+    """
+    beyond = 2.0 if not np.isfinite(most) else max(min(most / value, 2.0), 1.0) if value > 0 else 1.0
+    shares = np.concatenate([np.linspace(0, 1, points + 1), np.linspace(1, beyond, points + 1)[1:]])
+    low, high = np.quantile(simulated(shares), [(1 - level) / 2, (1 + level) / 2], axis=1)  # (G,)
+    likely = value * shares[(low <= value) & (value <= high)]
+    upper = 2 * value - low[points]  # the basic bootstrap's
+    ends = (value, value) if not len(likely) else (min(likely.min(), value), max(likely.max(), value))
+    return float(ends[0]), float(np.clip(max(ends[1], upper), value, most))
 
 
 def jackknife_variance(left_out: np.ndarray) -> float:

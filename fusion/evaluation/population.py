@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.evaluation.estimate import Estimate, basic_interval
+from fusion.evaluation.estimate import Estimate, inverted_interval
 from models.portraits import probe
 from models.portraits.population import total_variation
 
@@ -19,7 +19,7 @@ def cells(images) -> np.ndarray:
     return np.bincount([portrait.cell for portrait in probe.read(list(images))], minlength=18)
 
 
-def population_distance(images, target, *, draws: int = 1000, seed: int = 0) -> Estimate:
+def population_distance(images, target, *, draws: int = 400, seed: int = 0) -> Estimate:
     """Total variation, 0..1, between the population of `images` and of `target`: a (3, 6) table that is known, or a list of images.
 
     `floor`: what a perfect sampler of the target measures with as many images, the target's own sampling noise included.
@@ -28,19 +28,20 @@ def population_distance(images, target, *, draws: int = 1000, seed: int = 0) -> 
     return distance_of_counts(cells(images), np.asarray(target) if known else cells(target), known=known, draws=draws, seed=seed)
 
 
-def distance_of_counts(counts: np.ndarray, target: np.ndarray, *, known: bool, draws: int = 1000, seed: int = 0) -> Estimate:
+def distance_of_counts(counts: np.ndarray, target: np.ndarray, *, known: bool, draws: int = 400, seed: int = 0) -> Estimate:
     """The same from `(18,)` counts; `target` is a population (`known`) or counts that are resampled as well."""
     rng, number = np.random.default_rng(seed), int(counts.sum())
     if number < 1 or target.sum() <= 0:
         raise ValueError("no image to read a population from: draw some samples first")
     p, q = counts / number, np.ravel(target) / target.sum()
 
-    def sampled(population: np.ndarray, size: int) -> np.ndarray:
-        return rng.multinomial(size, population, size=draws) / size
+    other = q if known else rng.multinomial(int(target.sum()), q, size=draws) / target.sum()  # (draws, 18)
 
-    other = np.broadcast_to(q, (draws, len(q))) if known else sampled(q, int(target.sum()))
+    def simulated(shares: np.ndarray) -> np.ndarray:  # (G, draws)
+        populations = np.maximum(q + shares[:, None] * (p - q), 0.0)
+        populations /= populations.sum(1, keepdims=True)
+        return 0.5 * np.abs(rng.multinomial(number, populations[:, None], size=(len(shares), draws)) / number - other).sum(2)
+
     value = total_variation(p, q)
-    resampled = 0.5 * np.abs(sampled(p, number) - other).sum(1)
-    low, high = basic_interval(value, resampled, most=1.0)
-    floor = 0.5 * np.abs(sampled(q, number) - other).sum(1).mean()
-    return Estimate(value, low, high, float(floor))
+    low, high = inverted_interval(value, simulated, most=1.0)
+    return Estimate(value, low, high, float(simulated(np.zeros(1)).mean()))

@@ -30,6 +30,7 @@ from fusion.studies.fidelity import portraits_ensemble
 from fusion.studies.method_bench import Bench, applied
 from fusion.studies.portrait_evidence import judged
 from fusion.studies.portrait_samples import STEPS, Pictures
+from fusion.studies.shelf import Shelf
 from fusion.target import Target
 from models.catalog import REPOSITORY
 from models.portraits.population import TARGET_POPULATIONS
@@ -45,8 +46,8 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
 
     `methods`: which take part (all; a quick run leaves out those that search or train).
     """
-    work.mkdir(parents=True, exist_ok=True)
-    count, steps, seeds = (8, 2, seeds or 1) if quick else (SAMPLES, STEPS, seeds or SEEDS)
+    count, steps, seeds, residual = (8, 2, seeds or 1, 2) if quick else (SAMPLES, STEPS, seeds or SEEDS, RESIDUAL)
+    Shelf(work, {"samples": count, "steps": steps, "residual": residual}, 0)  # refuses parts of other settings
     ensemble, results = portraits_ensemble("cpu"), []
     benches = {target: Bench(ensemble, target, *(_images(target, part, 4 if quick else None) for part in ("fit", "held_out")), work, count,
                              steps) for target in list(TARGET_POPULATIONS)[: 1 if quick else None]}  # fmt: skip
@@ -62,9 +63,9 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
         for seed in range(seeds):
             cells = {n: cell for (t, s, n), cell in drawn.items() if (t, s) == (target, seed) and cell is not None}
             if len(cells) > 1:
-                results.append(_weighed(bench, seed, cells, (2 if quick else RESIDUAL) if seed == 0 else 0))
+                results.append(_weighed(bench, seed, cells, residual if seed == 0 else 0))
     return evidence_report.write(out, results, {
-        "samples": count, "seeds": seeds, "steps": steps, "fitted": len(bench.fitted), "held_out": len(bench.held), "residual": RESIDUAL,
+        "samples": count, "seeds": seeds, "steps": steps, "fitted": len(bench.fitted), "held_out": len(bench.held), "residual": residual,
         "methods": list(methods), "complete": len(drawn) == len(jobs) and None not in drawn.values()})  # fmt: skip
 
 

@@ -20,7 +20,7 @@ SHOWN = {"population": "population", "kid": "KID", "features": "calibrated featu
          "loss": "loss"}  # fmt: skip
 ABOUT = """# Every method on the example targets
 
-Made by `python -m fusion study evidence --out assets/evidence`. Do not edit.
+Made by `python -m fusion study evidence`. Do not edit. The page shows these figures.
 
 {samples} samples a method, target and seed at {steps} steps; seeds: {seeds}. Every method is fitted to the {fitted} images of the target
 and weighed on its {held_out} held-out ones. A seed changes the sampling seeds and the noise of the target's statistic; what a method

@@ -10,16 +10,17 @@ import numpy as np
 from fusion.studies import figures
 from fusion.studies.tables import markdown, write_csv
 
-RULES = {"recommended": "the recommendation", "oracle": "oracle", "least_loss": "least denoising loss",
+RULES = {"recommended": "the recommendation", "oracle": "oracle", "scorefusion": "least denoising loss (the published weights)",
          "single": "always the best single model", "mixture": "always the mixture"}  # fmt: skip
 ABOUT = """# Does the recommendation name the method that is truly closest?
 
 Made by `python -m fusion study recommendation`. Do not edit.
 
-{targets} targets were drawn: mixtures of the four members, barycenters of them, populations partly outside, in turn. {fitted} images of
-each fit the methods, {held_out} others make the recommendation, {samples} samples a method at 10 steps. The truth is the total variation
-between a method's samples, read by the probe, and the population that the images were drawn from. A draw is clear where the two truly
-closest methods (of different samples) differ by more than chance: the 95 % interval of the difference over samples leaves out 0.
+{targets} targets were drawn: mixtures of the four members, barycenters of them, populations partly outside, in turn. Compared are
+{methods}. {fitted} images of each target fit the methods; {held_out} others and {samples} samples a method, at 10 steps, make the
+recommendation. The truth is the total variation between {truth} further samples of a method, read by the probe, and the population that
+the images were drawn from. A draw is clear where the two truly closest methods (of different samples) differ by more than chance: the
+95 % interval of the difference over these samples leaves out 0.
 
 The oracle ranks the methods by the true kinds of the same {held_out} held-out images: what their number allows at best.
 """
@@ -32,7 +33,7 @@ def write(out: Path, results: list[dict], settings: dict) -> dict:
     clear = [row for row in results if row["lead_low"] > 0]
     summary = {"settings": settings, "draws": len(results), "clear": len(clear),
                "rules": {rule: _score(results, clear, rule) for rule in RULES}, "decisions": _decisions(results)}  # fmt: skip
-    text = ABOUT.format(**settings) + "\n" + markdown(
+    text = ABOUT.format(**settings | {"methods": ", ".join(settings["methods"])}) + "\n" + markdown(
         [{"rule": RULES[rule], "clear": _share(s["right_clear"], len(clear)), "all": _share(s["right"], len(results)),
           "regret": f"{s['regret']:.3f}"} for rule, s in summary["rules"].items()],
         {"rule": "method named by", "clear": f"right in the {len(clear)} clear draws", "all": f"right in all {len(results)}",
@@ -64,17 +65,23 @@ def _score(results, clear, rule: str) -> dict:
 
 
 def _decisions(results) -> dict:
-    """How often the sentence claims more than chance, and whether the claim (nearer than the best single model, or not) is true."""
+    """How often the sentence claims more than chance, and how often the claim is true."""
     decided = [row for row in results if row["decided"]]
-    true = sum(row["distance"][row["recommended"]] <= min(row["distance"]["single"], max(row["distance"].values())) for row in decided)
-    return {"decided": len(decided), "true": int(true), "draws": len(results),
+    return {"decided": len(decided), "true": sum(_claim_is_true(row) for row in decided), "draws": len(results),
             "truth_among_ties": sum(row["truth"] in [row["recommended"], *row["ties"]] for row in results)}  # fmt: skip
+
+
+def _claim_is_true(row: dict) -> bool:
+    """Of a method: it is nearer than the best single model. Of the single model: no other is nearer than it."""
+    far, named = row["distance"], row["recommended"]
+    rivals = [value for name, value in far.items() if name != "single"] if named == "single" else [far["single"]]
+    return far[named] <= min(rivals)
 
 
 def _decided(found: dict) -> str:
     return (
-        f"The sentence claimed a lead over the best single model (or of it) beyond chance in {found['decided']} of {found['draws']} draws; "
-        f"in {found['true']} of these the named method was truly at least as close as the best single model. The truly closest method was "
+        f"The sentence claimed a lead beyond chance in {found['decided']} of {found['draws']} draws, of a method over the best single "
+        f"model or of that over all others; in {found['true']} of these the claim was true. The truly closest method was "
         f"the named one or among those that the sentence said cannot be told from it in {found['truth_among_ties']} of {found['draws']}.\n"
     )
 

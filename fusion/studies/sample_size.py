@@ -18,6 +18,7 @@ from fusion.studies.fidelity import portraits_ensemble
 from fusion.studies.method_bench import Bench
 from fusion.studies.portrait_evidence import judged
 from fusion.studies.portrait_samples import STEPS
+from fusion.studies.shelf import Shelf
 from fusion.target import Target
 from models.portraits.population import TARGET_POPULATIONS, caption, draw, render
 
@@ -28,8 +29,8 @@ TARGET, SIZES, HELD_OUT, SAMPLES = "valley", (4, 8, 16, 32, 64), 96, 128
 def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None, progress=None, stop=None,
         methods: tuple[str, ...] | None = None) -> dict:  # fmt: skip
     """`seeds`: other target images and other sampling seeds (1). `methods`: which take part (all). Returns what sample-size.json holds."""
-    work.mkdir(parents=True, exist_ok=True)
     sizes, held_out, count, steps = ((3, 4), 4, 8, 2) if quick else (SIZES, HELD_OUT, SAMPLES, STEPS)
+    Shelf(work, {"sizes": sizes, "held_out": held_out, "samples": count, "steps": steps}, 0)  # refuses parts of other settings
     methods = methods or tuple(name for name in NAMES if not (quick and METHODS[name].prepare is not None))
     ensemble, rows, seeds = portraits_ensemble("cpu"), [], seeds or 1
     jobs = [(seed, size) for seed in range(seeds) for size in sizes]

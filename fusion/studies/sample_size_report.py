@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion.evaluation.estimate import Estimate
 from fusion.studies.figures import COLOURS, DASHES, MARKERS
-from fusion.studies.tables import markdown, pivot, write_csv
+from fusion.studies.tables import markdown, mean_interval, pivot, write_csv
 
 ABOUT = """# How many target images does each method need?
 
@@ -18,8 +18,9 @@ Made by `python -m fusion study sample-size`. Do not edit.
 
 Images of the population `{target}`: {sizes} of them are fitted, nested, {held_out} further ones are held out; {samples} samples a method
 at {steps} steps; seeds: {seeds} (other images and other sampling seeds). Total variation between the samples' population, read by the
-probe, and the known one; in brackets the 95 % interval over samples, averaged over seeds.
+probe, and the known one; in brackets the 95 % interval {over}.
 """
+OVER = {True: "over samples: other images of the same population would move the curves by more than that", False: "over seeds (Student's)"}
 QUALITIES = (0.40, 0.35, 0.30, 0.25, 0.20)
 
 
@@ -27,12 +28,12 @@ def write(out: Path, rows: list[dict], settings: dict) -> dict:
     """README.md, sample-size.json, CSV and the figure; returns what the JSON holds."""
     out.mkdir(parents=True, exist_ok=True)
     curves = _curves(rows)
-    needed = {name: break_even(curve["population"]) for name, curve in curves.items()}
+    needed = {name: _needed(curve["population"]) for name, curve in curves.items()}
     summary = {"settings": settings, "curves": curves, "break_even": needed, "rows": rows}
     (out / "sample-size.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     if not rows:
         return summary
-    text = ABOUT.format(**settings | {"sizes": ", ".join(map(str, settings["sizes"]))})
+    text = ABOUT.format(**settings | {"sizes": ", ".join(map(str, settings["sizes"])), "over": OVER[settings["seeds"] == 1]})
     text += "" if settings["complete"] else "\n**Stopped early: the same command goes on and completes it.**\n"
     for name, label in (("population", "Distance to the population"), ("kid", "KID against held-out images")):
         figures = {(curve["title"], size): Estimate(*point) for curve in curves.values() for size, *point in curve[name]}
@@ -45,7 +46,7 @@ def write(out: Path, rows: list[dict], settings: dict) -> dict:
 
 
 def _curves(rows: list[dict]) -> dict:
-    """Per method: `[size, value, low, high]`, means over seeds, and what it costs."""
+    """Per method: `[size, value, low, high]` (over seeds; over samples where there is one seed), and what it costs."""
     curves = {}
     for name in dict.fromkeys(row["method"] for row in rows):
         same = [row for row in rows if row["method"] == name]
@@ -60,12 +61,21 @@ def _curves(rows: list[dict]) -> dict:
 
 
 def _mean(estimates: list[dict]) -> list[float]:
-    return np.mean([[one[end] for end in ("value", "low", "high")] for one in estimates], axis=0).tolist()
+    if len(estimates) == 1:
+        return [estimates[0][end] for end in ("value", "low", "high")]
+    over = mean_interval([one["value"] for one in estimates])
+    return [over.value, over.low, over.high]
+
+
+def _needed(curve: list) -> dict:
+    """Per quality `[images, at best, at worst]`: where the curve, its lower and its upper ends cross it."""
+    ends = [break_even([[point[0], point[end]] for point in curve]) for end in (1, 2, 3)]
+    return {quality: [one[quality] for one in ends] for quality in ends[0]}
 
 
 def break_even(curve: list) -> dict:
-    """For every quality the number of images from which on a method keeps it, between two sizes on a logarithmic scale; None where it
-    never does up to the largest, the smallest size where it does there already."""
+    """For every quality the number of images from which on a method keeps it, between two sizes of `[size, value, ...]` on a logarithmic
+    scale; None where it never does up to the largest, the smallest size where it does there already."""
     found = {}
     for quality in QUALITIES:
         reached = None
@@ -86,7 +96,7 @@ def _business(summary: dict) -> str:
     """Images needed for a quality, and what each method costs: for an image, for a target, and before any target."""
     smallest, largest, lines = summary["settings"]["sizes"][0], summary["settings"]["sizes"][-1], []
     for name, curve in summary["curves"].items():
-        needed = {q: _told(n, smallest, largest) for q, n in summary["break_even"][name].items()}
+        needed = {q: _range(n, smallest, largest) for q, n in summary["break_even"][name].items()}
         once = f"{curve['preparing']:.0f} s" if curve["preparing"] else "-"
         lines.append({"method": curve["title"]} | needed | {"evaluations an image": f"{curve['evaluations']:g}", "once a target": once})
     headings = {q: f"TV {q}" for q in lines[0] if q.startswith("0.")}
@@ -99,6 +109,12 @@ def _business(summary: dict) -> str:
     phase = before["source phase"]
     source = "" if phase is None else f"; the source phase of Transfer trained for {phase['seconds']:,.0f} s"
     return f"{text}{source}, once for an ensemble.\n"
+
+
+def _range(found: list, smallest: int, largest: int) -> str:
+    """`12 (6 to not by 64)`: the number of images, and what the intervals of the distances leave possible."""
+    at, best, worst = (_told(images, smallest, largest) for images in found)
+    return at if best == worst else f"{at} ({best} to {worst})"
 
 
 def _told(images: float | None, smallest: int, largest: int) -> str:

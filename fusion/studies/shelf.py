@@ -22,7 +22,8 @@ class Shelf:
         file, text = self.work / "settings.json", json.dumps(dict(settings), indent=1)
         if file.is_file() and file.read_text() != text:
             raise ValueError(f"{work} holds partial results of other settings or data: give another --work, or delete it")
-        file.write_text(text)
+        if not file.is_file():
+            file.write_text(text)
 
     def file(self, name: str) -> Path:
         return self.work / f"{name}.safetensors"

@@ -13,7 +13,7 @@ from html import escape
 from . import draw, engine, fit, jobs, measured, methods, mixer, models_section, state, target, texts
 from .panel import notes, progress, section
 
-FOLDER = engine.ASSETS / "evidence"
+FOLDER = engine.ASSETS / "studies" / "evidence"  # where the study of that name writes
 COUNTS = (16, 32, 64, 128)  # images a method
 FEWEST, MOST = 3, 48  # held-out images
 FIRST_SEED = 10_000  # far from the grid's, so that nobody chooses by the very images he has looked at

@@ -128,6 +128,13 @@ def test_measuring_end_to_end(session, tmp_path, monkeypatch):
     assert texts.say("en", "older") in measure.render_head(session)
 
 
+def test_the_page_reads_what_the_study_writes():
+    from fusion.commands.study import folders
+    from models.catalog import REPOSITORY
+
+    assert measure.FOLDER == REPOSITORY / folders("evidence")[0]
+
+
 def test_stored_evidence_is_shown_where_it_is(session, tmp_path, monkeypatch):
     import json
 

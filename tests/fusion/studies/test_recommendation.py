@@ -65,26 +65,39 @@ def test_drawn_targets_are_populations_and_repeat():
 
 
 def draw_of(number, truth, recommended, lead_low, oracle="mixture"):
-    far = {"single": 0.4, "mixture": 0.2, "uniform": 0.3}
+    far = {"single": 0.4, "mixture": 0.2, "uniform": 0.3, "scorefusion": 0.25}
     return {"number": number, "kind": "mixture", "distance": far, "kid": far, "recommended": recommended, "ties": [], "decided": True,
-            "truth": truth, "as_near": [truth], "second": "uniform", "lead": 0.1, "lead_low": lead_low, "oracle": oracle,
-            "least_loss": "uniform"}  # fmt: skip
+            "truth": truth, "as_near": [truth], "second": "uniform", "lead": 0.1, "lead_low": lead_low, "oracle": oracle}  # fmt: skip
 
 
 def test_the_page_counts_what_was_right(tmp_path):
     results = [draw_of(0, "mixture", "mixture", 0.05), draw_of(1, "mixture", "single", 0.05), draw_of(2, "mixture", "mixture", -0.01)]
-    summary = recommendation_report.write(tmp_path, results, {"samples": 8, "fitted": 4, "held_out": 8, "targets": 3})
+    summary = recommendation_report.write(tmp_path, results, asdict(recommendation.Sizes()) | {"targets": 3, "methods": ["A", "B"]})
     rule = summary["rules"]["recommended"]
     assert (summary["clear"], rule["right"], rule["right_clear"]) == (2, 2, 1) and rule["regret"] == pytest.approx(0.2 / 3)
-    assert summary["rules"]["oracle"]["right"] == 3 and summary["rules"]["least_loss"]["right"] == 0
+    assert summary["rules"]["oracle"]["right"] == 3 and summary["rules"]["scorefusion"]["right"] == 0
+    assert summary["decisions"] == {"decided": 3, "true": 2, "draws": 3, "truth_among_ties": 2}  # the single model is not the closest
     text = (tmp_path / "README.md").read_text()
     assert "right in the 2 clear draws" in text and "1 (50%)" in text and (tmp_path / "right.svg").stat().st_size < 150_000
     assert json.loads((tmp_path / "recommendation.json").read_text())["draws"] == 3
 
 
+def test_a_quick_run_writes_its_page_and_goes_on_from_what_is_kept(tmp_path):
+    out, work = tmp_path / "out", tmp_path / "work"
+    first = recommendation.run(out, work, quick=True, seeds=1)
+    target = json.loads((out / "recommendation.json").read_text())["targets"][0]
+    assert set(target["distance"]) == set(recommendation.CHEAP) and first["rules"]["scorefusion"]["right"] in (0, 1)
+    drawn = {file.name: file.stat().st_mtime_ns for file in work.glob("*.safetensors")}
+    assert recommendation.run(out, work, quick=True, seeds=1) == first
+    assert {file.name: file.stat().st_mtime_ns for file in work.glob("*.safetensors")} == drawn
+    with pytest.raises(ValueError, match="other settings"):
+        recommendation.run(out, work, seeds=1)
+
+
 def test_break_even_lies_where_the_curve_crosses():
     curve = [[4, 0.5, 0, 1], [16, 0.3, 0, 1], [64, 0.22, 0, 1]]
     found = sample_size_report.break_even(curve)
+    assert sample_size_report._needed([[4, 0.5, 0.4, 0.6], [16, 0.3, 0.2, 0.4]])["0.40"] == pytest.approx([8, 4, 16])
     assert found["0.40"] == pytest.approx(8.0)  # half-way down, half-way in the logarithm
     assert found["0.30"] == pytest.approx(16) and found["0.20"] is None
     assert sample_size_report.break_even([[4, 0.19, 0, 1], [64, 0.1, 0, 1]])["0.20"] == 4
