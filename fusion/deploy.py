@@ -21,7 +21,7 @@ from fusion.hosting import TARGET
 from fusion.manifest import FILE, Target
 from models.catalog import REPOSITORY, catalog
 
-CODE = (".py", ".yaml", ".js", ".css", ".json", ".html", ".md")
+CODE = (".py", ".yaml", ".js", ".css", ".json", ".html", ".md", ".gz")  # .gz: the word pieces that single files come without
 FOLDERS = ("assets/first_screen", "assets/targets")  # what the page shows before any click
 FILES = ("app.py", "LICENSE", "assets/models/portraits/probe.safetensors")
 GIVEN = "SPACE_SECRET_"  # + NAME: the environment variable that holds a secret's value where `deploy` runs

@@ -102,6 +102,16 @@ def test_the_rendered_folder_holds_what_runs_and_nothing_else(space):
     assert list(targets(space.folder / "spaces.yaml")) == ["cpu-demo"]
 
 
+def test_nothing_of_the_packages_is_left_behind(space):
+    """Data files of a kind that nobody has thought of yet included: a Space would miss them only when a visitor needs them."""
+    listed = subprocess.run(["git", "ls-files", "fusion", "models"], cwd=REPOSITORY, capture_output=True, text=True)
+    there = listed.stdout.split() or [
+        file.relative_to(REPOSITORY).as_posix() for package in ("fusion", "models") for file in (REPOSITORY / package).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    ]  # fmt: skip  # an unpacked archive has no list
+    assert "models/clip_merges.txt.gz" in there and not [name for name in there if not (space.folder / name).is_file()]
+
+
 def test_the_readme_head_is_what_the_hub_reads(space):
     _, head, text = (space.folder / "README.md").read_text().split("---\n", 2)
     head = yaml.safe_load(head)
