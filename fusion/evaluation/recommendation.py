@@ -18,6 +18,7 @@ import numpy as np
 from fusion.evaluation.estimate import Estimate
 from fusion.evaluation.features import difference_of_distances
 from fusion.evaluation.kid import difference
+from fusion.methods import NAMES
 
 NONE = "There is no evidence from samples against held-out pictures, so no method is recommended: a lower denoising loss alone is none."
 KINDS = {"kid": "KID", "features": "distance in calibrated features"}
@@ -103,8 +104,14 @@ def _tied(best, ties) -> str:
 
 
 def _cheapest(rows):
+    """The row of least cost; of equal ones the single model, then the one whose method comes first in `NAMES`, simple ones first."""
+
     def cost(row):
-        return (np.inf, 0, 0) if row.cost is None else (row.cost.evaluations, row.cost.memory, row.cost.training_seconds)
+        kind = row.method.split("/")[0]
+        order = (row.method != "single", NAMES.index(kind) if kind in NAMES else len(NAMES))
+        if row.cost is None:
+            return (np.inf, 0.0, 0.0, 0, *order)
+        return (row.cost.evaluations, round(row.cost.memory, 2), row.cost.training_seconds, row.cost.preparation, *order)
 
     return min(rows, key=cost)
 

@@ -1,4 +1,8 @@
-"""What the methods that train on the target images have in common: prepare once, draw with one adapted member, say the price before."""
+"""What the methods that train on the target images have in common: prepare once, draw with one adapted member, say the price before.
+
+The small LoRA that the papers put on their base network goes on the best single member here: an ensemble need not have a common base, and
+of the networks at hand this one starts nearest to the target.
+"""
 
 from __future__ import annotations
 

@@ -40,6 +40,14 @@ def test_a_lead_within_noise_says_so_and_names_the_cheapest():
     assert "within noise" in found.sentence and "stay with Single, which costs least" in found.sentence
 
 
+def test_of_equal_costs_the_simplest_is_named():
+    rows, readings, held = case({"merge": 0.26, "uniform": 0.28, "single": 0.3}, count=12, costs={"uniform": Cost(40, 1)})
+    found = recommend(rows, readings, held)
+    assert found.method != "single" and "stay with Single, which costs least" in found.sentence
+    rows, readings, held = case({"merge": 0.26, "switch": 0.28, "mixture": 0.3}, count=12)
+    assert "stay with Mixture, which costs least" in recommend(rows, readings, held).sentence  # no single model: the order of METHODS
+
+
 def test_the_single_model_is_recommended_where_nothing_is_nearer():
     rows, readings, held = case({"uniform": 0.9, "single": 0.0, "mixture": 0.6})
     found = recommend(rows, readings, held, paired=True)
