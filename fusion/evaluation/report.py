@@ -15,6 +15,8 @@ from fusion.evaluation.recommendation import NONE, Recommendation
 from fusion.evaluation.text import table
 from fusion.methods import Cost, Sample
 
+ENDINGS = (".html", ".json")  # what a report can be saved as
+
 
 @dataclass(frozen=True)
 class Row:
@@ -85,10 +87,9 @@ class Report:
     def save(self, path: str | Path) -> Path:
         """HTML or JSON by the ending of the name. Raises ValueError for another ending."""
         path = Path(path)
-        writers = {".html": self.to_html, ".json": self.to_json}
-        if path.suffix.lower() not in writers:
-            raise ValueError(f"a report is saved as .html or .json, not {path.suffix or 'without an ending'}")
-        path.write_text(writers[path.suffix.lower()](), encoding="utf-8")
+        if path.suffix.lower() not in ENDINGS:
+            raise ValueError(f"a report is saved as {' or '.join(ENDINGS)}, not {path.suffix or 'without an ending'}")
+        path.write_text(self.to_html() if path.suffix.lower() == ".html" else self.to_json(), encoding="utf-8")
         return path
 
 
