@@ -11,6 +11,7 @@ import numpy as np
 from fusion.evaluation.report import Report, Row
 from fusion.evaluation.weighing import RESIDUAL_SAMPLES, weigh
 from fusion.methods import METHODS, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.training import verdict_of
 from fusion.objective import ResidualGram
 from fusion.recipe import described
 from fusion.target import Target
@@ -87,8 +88,16 @@ def _run(ensemble, method: Method, fit, plan: SamplingPlan, on_sample) -> tuple[
     if not samples:
         return Row(method.name, method.title, {}, cost, problem="stopped before its first batch was complete"), fit
     seconds, weights = (time.perf_counter() - prepared) / len(samples), dict(zip(ensemble.names, samples[0].weights.tolist()))
-    notes = {} if prepared - start < 1 else {"training_seconds": f"Preparing took {prepared - start:.0f} s here."}
+    notes = _once(prepared - start, samples[0].trained)
     return Row(method.name, method.title, weights, cost, seconds, samples=tuple(samples), notes=notes), fit
+
+
+def _once(seconds: float, trained) -> dict[str, str]:
+    """What is to be said of the work before the first image: how long it took, and whether what a transfer rests on is there."""
+    told = [] if seconds < 1 else [f"Preparing took {seconds:.0f} s here."]
+    if trained is not None and trained.notes.get("representation") == "shared":
+        told.append(verdict_of(trained.representation))
+    return {"training_seconds": " ".join(told)} if told else {}
 
 
 def _part(progress, number: int, count: int, title: str):

@@ -39,10 +39,11 @@ class Recommendation:
 
 
 def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.ndarray, *, kind: str = "kid",
-              paired: bool = False) -> Recommendation:  # fmt: skip
+              paired: bool = False, families: Mapping[str, np.ndarray] | None = None) -> Recommendation:  # fmt: skip
     """From coordinates of every method's samples, `readings[method]` (N, F), and of the held-out images (M, F).
 
-    `rows`: the methods' `Row`s, for titles, distances and costs. `paired`: row i of all readings has the same prompt and seed.
+    `rows`: the methods' `Row`s, for titles, distances and costs. `paired`: row i of all readings has the same prompt and seed. `families`:
+    labels (N,) of the samples that descend from one particle, for methods that have such.
     """
     compared = [row for row in rows if row.method in readings and getattr(row, kind) is not None]
     if len(compared) < 2:
@@ -53,7 +54,12 @@ def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.n
     if not others:
         return Recommendation(NONE)
     judge, level = difference if kind == "kid" else difference_of_distances, 1 - 0.05 / len(others)
-    leads = {row.method: judge(readings[row.method], readings[best.method], held_out, paired=paired, level=level) for row in others}
+    kin = families or {}
+    leads = {
+        row.method: judge(readings[row.method], readings[best.method], held_out, paired=paired, level=level,
+                          families=(kin.get(row.method), kin.get(best.method)))
+        for row in others
+    }  # fmt: skip
     ties = [*same, *(row for row in others if leads[row.method].low <= 0)]
     rival = next((row for row in others if row.method == "single"), others[0])
     lead, counts = leads[rival.method], (len(readings[best.method]), len(held_out))

@@ -21,7 +21,8 @@ ENDINGS = (".html", ".json")  # what a report can be saved as
 @dataclass(frozen=True)
 class Row:
     """One method; `fusion.evaluation.columns` says what each figure means. `problem`: why it did not run, in a sentence, else empty.
-    `notes`: sentences on single cells by column, beside those that follow from the figures (`columns.notes`)."""
+    `effective`: how many independent images the samples are worth. `notes`: sentences on single cells by column, beside those that follow
+    from the figures (`columns.notes`)."""
 
     method: str
     title: str
@@ -35,6 +36,7 @@ class Row:
     kid: Estimate | None = None
     diversity: Estimate | None = None
     copies: Estimate | None = None
+    effective: float | None = None
     samples: tuple[Sample, ...] = ()
     problem: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -94,7 +96,7 @@ class Report:
 
 
 def _row(row: Row) -> dict:
-    kept = {key: getattr(row, key) for key in ("method", "title", "weights", "seconds", "problem")}
+    kept = {key: getattr(row, key) for key in ("method", "title", "weights", "seconds", "effective", "problem")}
     kept["cost"] = None if row.cost is None else asdict(row.cost)
     for name in FIGURES:
         estimate = getattr(row, name)

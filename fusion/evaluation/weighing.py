@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from fusion.evaluation.columns import remarks
 from fusion.evaluation.denoiser_features import PromptSpace, denoiser_features, through_autoencoder
 from fusion.evaluation.diversity import Copies, copies, diversity
 from fusion.evaluation.estimate import Estimate
+from fusion.evaluation.families import FEWEST, effective, families_of
 from fusion.evaluation.features import distance_of_means
 from fusion.evaluation.kid import kid
 from fusion.evaluation.loss import held_out_gain, held_out_loss
@@ -22,7 +24,6 @@ from fusion.target import Target
 
 LOSSES = ("single", "uniform", "scorefusion", "scorefusion_levels", "matched", "mixture", "switch")  # whose loss the statistic knows
 RESIDUAL_SAMPLES = 32  # samples a method whose calibrated features are read: 2 L K evaluations each, 128 for four models
-FEWEST = 3  # images on either side of a kernel distance
 
 
 def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None = None, pictures: Target | None = None, population=None,
@@ -39,10 +40,11 @@ def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None =
     stages = len(drawn) * (2 if space is not None else 1)
     for place in drawn:
         found = {} if held_out is None else losses(held_out, fit, rows[place].method, _applied(ensemble, rows[place]))
+        found |= _company(rows[place])
         if population is not None and is_countable(ensemble.cards):
             found["population"] = population_distance([sample.image for sample in rows[place].samples], population)
         rows[place] = replace(rows[place], **found)
-    readings = {}
+    readings, kin = {}, {rows[place].method: families_of(_in_order(rows[place].samples)) for place in drawn}
     for number, place in enumerate(drawn if space is not None else ()):
         if stop is not None and stop():
             break
@@ -51,14 +53,22 @@ def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None =
         if reading is None:
             break
         readings[rows[place].method] = reading
-        distance = distance_of_means(reading, space.read(held_out))
+        distance = distance_of_means(reading, space.read(held_out), families=kin[rows[place].method][: len(reading)])
         rows[place] = replace(rows[place], features=distance, notes=rows[place].notes | _partly(rows[place], len(reading)))
     told = None
     if pictures is not None and not (stop is not None and stop()):
-        told = _by_pictures(ensemble, rows, drawn, pictures, fit, lambda n: _tell(progress, stages - len(drawn) + n, stages, "KID"), stop)
+        tell = lambda n: _tell(progress, stages - len(drawn) + n, stages, "KID")  # noqa: E731
+        told = _by_pictures(ensemble, rows, drawn, pictures, fit, kin, tell, stop)
     if told is None and len(readings) > 1:
-        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]))
+        families = {method: kin[method][: len(reading)] for method, reading in readings.items()}
+        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]), families=families)
     return rows, told or Recommendation(NONE)
+
+
+def _company(row) -> dict:
+    """How many independent images a row's samples are worth, with what they say of themselves."""
+    said = remarks(row.samples)
+    return {"effective": effective(families_of(row.samples)), "notes": {**row.notes, **({"effective": said} if said else {})}}
 
 
 def _tell(progress, done: int, total: int, message: str) -> None:
@@ -118,10 +128,18 @@ def _partly(row, read: int) -> dict[str, str]:
 
 # ------------------------------------------------------------------------------------------------ denoiser features
 
-def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, tell, stop) -> Recommendation | None:
-    """Set KID, diversity and copies in `rows`; the recommendation by KID, None where there are too few images or it was stopped."""
-    readable = [place for place in drawn if len(rows[place].samples) >= FEWEST]
-    if not readable or len(pictures) < FEWEST:
+def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, kin: dict, tell, stop) -> Recommendation | None:
+    """Set KID, diversity and copies in `rows`; the recommendation by KID, None where there are too few images or it was stopped.
+
+    `kin`: families of the rows' samples in order, by method.
+    """
+    count = lambda place: len(set(kin[rows[place].method]))  # noqa: E731
+    readable = [place for place in drawn if count(place) >= FEWEST]
+    for place in drawn:
+        if count(place) < FEWEST <= len(rows[place].samples):
+            few = f"Not measured: its {len(rows[place].samples)} samples descend from {count(place)} particles, and {FEWEST} are needed."
+            rows[place] = replace(rows[place], notes={**rows[place].notes, "kid": few, "diversity": few})
+    if not readable or len(pictures) < FEWEST:  # images on either side of a kernel distance
         return None
     held = through_autoencoder(ensemble, pictures.images)
     try:
@@ -140,14 +158,17 @@ def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, 
     target, readings = space.read(target, pictures.prompts), {}
     known = None if fit is None or fit.target is None else _latents(ensemble, through_autoencoder(ensemble, fit.target.images))
     for place, reading in zip(readable, space.samples):
-        readings[rows[place].method] = reading
-        found = {"kid": kid(reading, target), "diversity": diversity(reading, target), "notes": rows[place].notes}
+        readings[rows[place].method], own = reading, kin[rows[place].method]
+        found = {"kid": kid(reading, target, own), "diversity": diversity(reading, target, own), "notes": rows[place].notes}
         if known is not None:
-            seen = copies(_latents(ensemble, [sample.image for sample in rows[place].samples]), known, _latents(ensemble, held))
+            samples = _latents(ensemble, [sample.image for sample in _in_order(rows[place].samples)])
+            seen = copies(samples, known, _latents(ensemble, held), own)
             share, remark = copied(seen)
             found |= {"copies": share, "notes": found["notes"] | remark}
         rows[place] = replace(rows[place], **found)
-    return recommend(rows, readings, target, paired=_paired([rows[place] for place in readable])) if len(readings) > 1 else None
+    if len(readings) < 2:
+        return None
+    return recommend(rows, readings, target, paired=_paired([rows[place] for place in readable]), families=kin)
 
 
 def _latents(ensemble, images) -> np.ndarray:
