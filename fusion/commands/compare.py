@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from fusion.commands import options
-from fusion.methods import NAMES
+from fusion.methods import NAMES, SINGLES
 
 ABOUT = """Run several methods on the same seeds and weigh them on target images that the fit has not seen.
 
@@ -23,8 +23,8 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--models", nargs="+", required=True, metavar="MODEL", help=options.MODELS)
     command.add_argument("--target", required=True, metavar="FOLDER", help="target images, see above")
     command.add_argument("--held-out", metavar="FOLDER", help="held-out target images, when they are elsewhere")
-    command.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES), metavar="METHOD",
-                         help=f"which to run (default: all of {', '.join(NAMES)})")  # fmt: skip
+    command.add_argument("--methods", nargs="+", choices=(*NAMES, SINGLES), default=list(NAMES), metavar="METHOD",
+                         help=f"which to run (default: all of {', '.join(NAMES)}); {SINGLES} stands for each model alone")  # fmt: skip
     command.add_argument("--caption", default="", help="prompt for images that captions.json does not name")
     command.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw (default: the target's own prompts)")
     command.add_argument("--count", type=options.positive, default=16, metavar="N", help="images for each method (default: 16)")
@@ -41,8 +41,8 @@ def run(args, *, progress, stop):
     """Fit on one part of the target, run the methods, weigh them on the other part. ValueError for what cannot be used, before any work."""
     from fusion.commands.shared import check_levels, ensemble_of, fitted, told
     from fusion.evaluation import compare
+    from fusion.evaluation.compare import chosen
     from fusion.evaluation.report import ENDINGS
-    from fusion.methods import METHODS
     from fusion.target import Target
 
     if args.out:
@@ -52,14 +52,14 @@ def run(args, *, progress, stop):
     check_levels(args)
     ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
     found = fitted(args, ensemble, pictures, captions, progress, stop)
-    methods = {name: METHODS[name] for name in args.methods}
+    methods = chosen(ensemble, args.methods)
     _say_prices(ensemble, methods, found, plan)
-    held_out = _measured(args, ensemble, held, progress, stop)
+    held_out, measured = _measured(args, ensemble, held, progress, stop)
     known = _known_population(args.target)
     report = compare(
         ensemble, methods, plan.prompts, plan.seeds, fit=found, held_out=held_out, target=list(held.images) if known is None else known,
-        pictures=held, steps=plan.steps, guidance=plan.guidance, guidance_interval=plan.guidance_interval, height=plan.height,
-        width=plan.width, read_features=not args.no_features, progress=progress, stop=stop,
+        pictures=held, measured=measured, steps=plan.steps, guidance=plan.guidance, guidance_interval=plan.guidance_interval,
+        height=plan.height, width=plan.width, read_features=not args.no_features, progress=progress, stop=stop,
     )  # fmt: skip
     return _saved(report, args.out, f"{told(found)}\n\n{report.to_text()}")
 
@@ -92,17 +92,19 @@ def _say_prices(ensemble, methods, fit, plan) -> None:
 
 
 def _measured(args, ensemble, held, progress, stop):
-    """The statistic of at most `READ` held-out pictures, spread over all of them: every network at every level is dear."""
+    """The statistic of at most `READ` held-out pictures, spread over all (every network at every level is dear), and these pictures."""
     import numpy as np
 
     from fusion.commands.shared import say
+    from fusion.evaluation.own_loss import SEED
     from fusion.objective import fit_gram
+    from fusion.target import Target
 
     read = np.unique(np.linspace(0, len(held) - 1, min(len(held), READ)).round().astype(int))
     if len(read) < len(held):
         say(f"Losses and calibrated features are measured on {len(read)} of the {len(held)} held-out pictures, all else on every one")
-    images, prompts = [held.images[i] for i in read], [held.prompts[i] for i in read]
-    return fit_gram(ensemble, images, prompts, levels=args.levels, seed=1, progress=progress, stop=stop)
+    part = Target([held.images[i] for i in read], [held.prompts[i] for i in read])
+    return fit_gram(ensemble, part.images, part.prompts, levels=args.levels, seed=SEED, progress=progress, stop=stop), part
 
 
 def _saved(report, out: str | None, text: str) -> tuple[dict, str]:

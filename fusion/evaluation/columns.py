@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fusion.methods import TRAINED
+
 
 @dataclass(frozen=True)
 class Column:
@@ -39,7 +41,8 @@ COLUMNS = (
            "as one family (Kish's number). A remark tells what the samples say of themselves.", None),
     Column("loss", "Loss", "squared error per latent number",
            "Denoising loss on held-out target images: what the papers minimise. Averaging lowers it without matching the population: no "
-           "ground to choose."),
+           "ground to choose. A network that a method merged or trained is asked about the same pictures at the same noise, which takes as "
+           "many evaluations as measuring one model."),
     Column("gain", "Loss saved", "squared error per latent number",
            "Held-out denoising loss saved against the best single model. It hardly sees populations: no ground to choose.", False),
     Column("evaluations", "Evaluations", "network evaluations an image", "How often a network runs for one image: time on any machine."),
@@ -53,11 +56,7 @@ NO_LOSS = {
     "barycenter": "No loss: it weighs and resamples whole paths, and no single prediction of noise stands for that.",
     "superposition": "No loss: its weights follow each sample along its path, so they are not known for a held-out image.",
     "superposition_and": "No loss: its weights follow each sample along its path, so they are not known for a held-out image.",
-    "merge": "No loss: it is a network of its own, and the statistic of the separate models cannot tell what that would predict.",
-    "finetune": "No loss: it was trained after the statistic was measured.",
-    "transfer": "No loss: it was trained after the statistic was measured.",
-    "transfer_unfrozen": "No loss: it was trained after the statistic was measured.",
-    "scratch": "No loss: it was trained after the statistic was measured.",
+    **dict.fromkeys(("merge", *TRAINED), "No loss: it is a network of its own, which was not asked about the pictures of the statistic."),
 }
 KINDS = 3  # of samples' notes that a row repeats
 NUMBER = re.compile(r"-?(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?")

@@ -48,7 +48,7 @@ def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.n
     compared = [row for row in rows if row.method in readings and getattr(row, kind) is not None]
     if len(compared) < 2:
         return Recommendation(NONE)
-    best, *others = sorted(compared, key=lambda row: getattr(row, kind).value)
+    best, *others = sorted(compared, key=lambda row: (getattr(row, kind).value, row.method != "single"))
     same = [row for row in others if np.array_equal(readings[row.method], readings[best.method])]  # such as constant weights by level
     others = [row for row in others if row not in same]
     if not others:

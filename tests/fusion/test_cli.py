@@ -67,7 +67,8 @@ def test_every_method_can_be_asked_for():
         parser = ArgumentParser()
         COMMANDS[command].arguments(parser)
         options = {option.dest: option for option in parser._actions}
-        assert tuple((options.get("methods") or options["method"]).choices) == tuple(METHODS)
+        more = ("singles",) if command == "compare" else ()
+        assert tuple((options.get("methods") or options["method"]).choices) == (*METHODS, *more)
 
 
 
@@ -138,6 +139,16 @@ def test_compare_writes_a_report(capsys, models, pictures, tmp_path):
     prices = err.split("2 images a method:")[1].splitlines()[1:4]  # said before anything was drawn
     assert "Best single model: 1 network evaluations each" in prices[0] and ": 2 network evaluations each" in prices[1]
     assert "cannot run: " in prices[2] and "calibration" in prices[2]
+
+
+def test_each_model_alone_can_be_compared(capsys, models, pictures):
+    code, out, err = run(capsys, "compare", "--models", *models[:2], "--target", pictures, "--caption", "a cat", "--levels", 3,
+                         "--steps", 1, "--count", 2, "--methods", "single", "singles", "merge", "--json")  # fmt: skip
+    rows = {row["method"]: row for row in json.loads(out)["rows"]}
+    assert code == 0 and list(rows) == ["single", "single/ada", "single/bea", "merge"] and "bea: 1 network evaluations each" in err
+    gains = [rows[name]["gain"]["value"] for name in ("single/ada", "single/bea")]
+    assert 0.0 in gains and rows["merge"]["loss"]["value"] > 0 and rows["merge"]["gain"] is not None
+    assert {sample["member"] for sample in rows["single/bea"]["samples"]} == {"bea"}
 
 
 def test_a_report_that_cannot_be_written_does_not_take_the_figures_with_it(capsys, models, pictures, tmp_path, monkeypatch):

@@ -69,6 +69,21 @@ def test_a_method_with_the_very_same_samples_is_no_rival():
     assert recommend(rows[:2], readings, held).method is None
 
 
+def test_the_best_single_model_is_named_before_its_own_row():
+    rows, readings, held = case({"single/ada": 0.0, "single": 0.0, "single/bea": 0.8})
+    found = recommend(rows, readings, held, paired=True)
+    assert found.method == "single" and found.ties == ("single/ada",) and found.sentence.startswith("Recommended: Single. No other")
+
+
+def test_families_make_a_lead_less_certain():
+    rows, readings, held = case({"single": 0.5, "barycenter": 0.0})
+    kin = np.repeat(np.arange(12), 5)
+    readings["barycenter"] = readings["barycenter"][kin] + 0.1 * np.random.default_rng(1).normal(size=(60, 4))
+    sure, unsure = (recommend(rows, readings, held, families=families) for families in (None, {"barycenter": kin}))
+    width = lambda found: found.lead.high - found.lead.low  # noqa: E731
+    assert sure.method == unsure.method == "barycenter" and width(unsure) > 1.2 * width(sure)
+
+
 def test_the_loss_recommends_nothing():
     rows, readings, held = case({"single": 0.0, "uniform": 0.9})  # uniform has the lower loss
     assert recommend(rows, readings, held, paired=True).method == "single"
