@@ -153,7 +153,7 @@ def test_what_samples_say_of_themselves_reaches_every_form_of_the_report(ensembl
     row, text = made.row("barycenter"), "3 of 3 samples: alone with its prompt in its batch: not corrected"
     assert row.effective == 3 and text in row.notes["effective"] and "effective" not in made.row("uniform").notes
     assert text in made.to_text() and text in made.to_html() and made.to_dict()["rows"][1]["notes"]["effective"] == text
-    assert "Effective images" in made.to_text() and made.to_dict()["rows"][1]["effective"] == 3
+    assert "Effective images (images): How many independent" in made.to_text() and made.to_dict()["rows"][1]["effective"] == 3
     assert "Effective images" not in compare(ensemble, ["uniform"], small.PROMPTS, [1], fit=fit, steps=1).to_text()
 
 
