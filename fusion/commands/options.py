@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import Path
 
 MODELS = (
     "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), a folder, or a "
@@ -17,6 +19,31 @@ def positive(typed: str) -> int:
     if not typed.isdigit() or int(typed) < 1:
         raise ArgumentTypeError(f"must be a whole number of at least 1, not {typed}")
     return int(typed)
+
+
+def seed(typed: str) -> int:
+    """A whole number that a generator can start from, for argparse."""
+    if not typed.isdigit() or int(typed) >= 2**63:
+        raise ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, not {typed}")
+    return int(typed)
+
+
+def writable(typed: str, *endings: str) -> Path:
+    """The file that a result will go to, its folder made. ValueError, before any long work, where it cannot be written there.
+
+    `endings`: those that its format may have; none: any.
+    """
+    path = Path(typed)
+    if endings and path.suffix.lower() not in endings:
+        raise ValueError(f"{path.name} must end in {' or '.join(endings)}, the format it is written in")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written, since its folder cannot be made ({error.strerror}): choose another place") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        cause = "it is a folder" if path.is_dir() else "its folder is read-only"
+        raise ValueError(f"{path} cannot be written, since {cause}: choose another name or place")
+    return path
 
 
 def drawing(command: ArgumentParser) -> None:

@@ -33,7 +33,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--method", choices=NAMES, help="how models are combined (default: the recipe's, else mixture)")
     command.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     command.add_argument("--count", type=int, metavar="N", help="images for each prompt (default: the recipe's, else 4)")
-    command.add_argument("--seed", type=int, metavar="S", help="first seed; image i of a prompt has seed S + i (default: 0)")
+    command.add_argument("--seed", type=options.seed, metavar="S", help="first seed; image i of a prompt has seed S + i (default: 0)")
     command.add_argument("--out", default="images", metavar="FOLDER", help="where images go (default: images)")
     options.drawing(command)
     options.loading(command)
@@ -42,7 +42,7 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Draw images and write each batch, with recipes inside, as soon as it is there; a run that was cut short goes on where it was."""
-    from fusion.commands.shared import say
+    from fusion.commands.shared import priced, say
     from fusion.methods.plan import Part
     from fusion.parallel import together
     from fusion.recipe import Recipe
@@ -52,10 +52,7 @@ def run(args, *, progress, stop):
         raise ValueError("say what to draw: give a recipe, or --models with --weights and at least one --prompt")
     with together(args.device) as team:
         ensemble, method, plan, picture = _drawing(args, recipe, progress)
-        method_cost = METHODS[method].cost(ensemble, None, plan)
-        price = f"{method_cost.evaluations:g} network evaluations each, {method_cost.memory:.2f} x the memory of one model"
-        saved = f" ({method_cost.saved:g} saved by the guidance interval)" if method_cost.saved else ""
-        say(f"{len(plan.jobs)} images, {price}{saved}")
+        say(f"{len(plan.jobs)} images, {priced(METHODS[method].cost(ensemble, None, plan))}")
         folder = Path(args.out)
         folder.mkdir(parents=True, exist_ok=True)
         if plan.trained is not None and team.first:
