@@ -32,7 +32,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--out", metavar="FILE", help="the report, .html with images or .json")
     command.add_argument("--no-features", action="store_true", help="skip reading the samples' features (faster, less evidence)")
     options.calibration(command)
-    options.drawing(command)
+    options.drawing(command, recipe=False)
     options.loading(command)
     options.shared(command)
 

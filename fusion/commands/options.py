@@ -46,13 +46,21 @@ def writable(typed: str, *endings: str) -> Path:
     return path
 
 
-def drawing(command: ArgumentParser) -> None:
-    """How images are drawn."""
-    command.add_argument("--steps", type=positive, metavar="N", help="sampling steps (default: the recipe's, else 20)")
-    command.add_argument("--guidance", type=float, metavar="G", help="pull of the prompt (default: the recipe's, else 1: none added)")
+def port(typed: str) -> int:
+    """A port to serve at, for argparse."""
+    if not typed.isdigit() or not 1 <= int(typed) <= 65535:
+        raise ArgumentTypeError(f"must be a whole number from 1 to 65535, not {typed}")
+    return int(typed)
+
+
+def drawing(command: ArgumentParser, recipe: bool = True) -> None:
+    """How images are drawn. recipe: whether the command may take a recipe, which then says what was not typed."""
+    first = "the recipe's, else " if recipe else ""
+    command.add_argument("--steps", type=positive, metavar="N", help=f"sampling steps (default: {first}20)")
+    command.add_argument("--guidance", type=float, metavar="G", help=f"pull of the prompt (default: {first}1: none added)")
     command.add_argument("--guidance-interval", nargs=2, type=float, metavar=("A", "B"),
-                         help="guide only between these shares of the steps, 0 for noise and 1 for the image (default: the recipe's, else "
-                              "all): 0.2 0.8 saves two fifths of what guidance costs")  # fmt: skip
+                         help=f"guide only between these shares of the steps, 0 for noise and 1 for the image (default: {first}all): "
+                              "0.2 0.8 saves two fifths of what guidance costs")  # fmt: skip
     command.add_argument("--height", type=int, metavar="PIXELS", help="default: the models' own")
     command.add_argument("--width", type=int, metavar="PIXELS", help="default: the models' own")
 

@@ -14,6 +14,7 @@ from fusion.objective import fit_gram
 from fusion.parallel import ALONE, Team, started
 from fusion.target import Target
 from models.catalog import REPOSITORY, ModelCard, typed_card
+from models.inspection import refuse_families
 from models.loading import load_ensemble
 
 WORTH_SAYING = 10_000_000  # bytes of a download
@@ -33,6 +34,7 @@ def ensemble_of(names: Sequence[str], device: str, progress, **held):
     """The loaded models, held in memory as `options.held` says. What is about to be fetched is said before, the memory plan and what a
     person should know about how they were loaded after."""
     cards = cards_of(names)
+    refuse_families(cards)
     announce(cards)
     return remarked(load_ensemble(cards, device=device, progress=progress, **held))
 

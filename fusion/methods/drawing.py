@@ -152,8 +152,13 @@ def mean_weights(weights) -> np.ndarray:
 
 
 def checked_weights(ensemble, weights, *, levels: bool = False):
-    """The weights, rounding errors taken off. Raises MethodError for another length, NaN, negative values or a wrong sum."""
-    values, count = values_of(weights), len(ensemble.members)
+    """The weights of an ensemble, as `weights_for` says."""
+    return weights_for(len(ensemble.members), weights, levels=levels)
+
+
+def weights_for(count: int, weights, *, levels: bool = False):
+    """Weights of `count` models, rounding errors taken off. Raises MethodError for another length, NaN, negative values or a wrong sum."""
+    values = values_of(weights)
     if values.ndim not in (1, 2) or values.shape[-1] != count:
         raise MethodError(f"weights of shape {values.shape} for {count} models: give one weight for each model")
     if values.ndim == 2 and not levels:

@@ -62,6 +62,14 @@ def test_help_explains_with_examples_and_loads_nothing_heavy(command):
     assert " torch" not in done.stderr and " diffusers" not in done.stderr
 
 
+def test_only_commands_that_take_a_recipe_speak_of_one(capsys):
+    for command, spoken in (("sample", True), ("compare", False)):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said = capsys.readouterr().out
+        assert ("the recipe's" in said) is spoken and "--guidance-interval" in said
+
+
 def test_every_method_can_be_asked_for():
     for command in ("sample", "compare"):
         parser = ArgumentParser()
@@ -293,6 +301,22 @@ def test_a_count_of_none_is_not_four(capsys, models, tmp_path):
     code, out, err = run(capsys, "sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a cat", "--count", 0, "--out",
                          tmp_path / "x")  # fmt: skip
     assert code == 1 and "nothing to draw" in err and not list(tmp_path.glob("x/*.png"))
+
+
+@pytest.mark.parametrize(("more", "word"), [
+    (["--weights", 0.7, 0.7], "sum to 1"), (["--weights", "nan", 1], "at least 0"), (["--weights", 1], "2 models"),
+    (["--weights", 0.5, 0.5, "--count", 0], "nothing to draw"), (["--weights", 0.5, 0.5, "--seed", -1], "seeds must be"),
+])  # fmt: skip
+def test_weights_and_jobs_are_looked_at_before_models(capsys, models, tmp_path, monkeypatch, more, word):
+    monkeypatch.setattr(shared, "ensemble_of", lambda *a, **k: pytest.fail("models were loaded"))
+    monkeypatch.setattr("models.loading.load_ensemble", lambda *a, **k: pytest.fail("models were loaded"))
+    code, _, err = run(capsys, "sample", "--models", *models[:2], "--prompt", "a", *more, "--out", tmp_path / "x")
+    assert code == 1 and word in err and not (tmp_path / "x").exists()
+    described = [{"id": model, "source": model} for model in models[:2]]
+    kept = {"version": 1, "models": described, "weights": [0.5, 0.5], "method": "mixture", "prompts": ["a"], "seeds": [1]}
+    (tmp_path / "r.json").write_text(json.dumps(kept))
+    code, _, err = run(capsys, "sample", tmp_path / "r.json", "--models", *models[:2], *more, "--out", tmp_path / "x")
+    assert code == 1 and word in err
 
 
 def test_pictures_are_looked_at_before_models(capsys, models, tmp_path, monkeypatch):
