@@ -44,7 +44,8 @@ def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None =
         _tell(progress, 0, stages, "held-out loss of " + rows[place].title)
         found = _company(rows[place]) | _losses(ensemble, rows[place], fit, held_out, measured, pictures, stop)
         if population is not None and is_countable(ensemble.cards):
-            found["population"] = population_distance([sample.image for sample in rows[place].samples], population)
+            images = [sample.image for sample in rows[place].samples]
+            found["population"] = population_distance(images, population, effective=found["effective"])
         rows[place] = replace(rows[place], **found)
     readings, kin = {}, {rows[place].method: families_of(_in_order(rows[place].samples)) for place in drawn}
     if space is not None:

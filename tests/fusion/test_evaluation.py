@@ -99,6 +99,12 @@ def test_intervals_cover_a_true_distance(number, share, known):
     assert covered >= (34 if known or share < 1 else 28)  # the chance of the far target's own images is only partly in
 
 
+def test_images_of_one_family_make_the_interval_wider_and_the_floor_higher():
+    counts, truth = np.array([8] * 16 + [0] * 2), MEMBER_POPULATIONS["base"]
+    apart, kin = (distance_of_counts(counts, truth, known=True, effective=n) for n in (None, 16.0))
+    assert apart.value == kin.value and kin.high - kin.low > 1.5 * (apart.high - apart.low) and kin.floor > 2 * apart.floor
+
+
 def test_a_sampled_target_has_a_higher_floor_than_a_known_one():
     counts = np.full(18, 4)
     known = distance_of_counts(counts, np.full((3, 6), 1 / 18), known=True)
