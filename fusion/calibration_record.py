@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fusion.features import FOLDS, contrasts, cross_fitted_scores, discriminant, level_shapes, means_of, raw_features, score
@@ -72,11 +72,16 @@ class Calibration:
 
     @staticmethod
     def load(path: str | Path) -> Calibration:
-        with safe_open(str(path), framework="np") as file:
-            if "calibration" not in (file.metadata() or {}):
-                raise ValueError(f"{Path(path).name} is not a saved calibration")
-            rest = json.loads(file.metadata()["calibration"])
-            return Calibration(tuple(rest["names"]), *(file.get_tensor(k) for k in ("products", "owner", "strata")), rest["draws"])
+        """Raises ValueError for a file that is missing or is none."""
+        name = Path(path).name
+        try:
+            with safe_open(str(path), framework="np") as file:
+                if "calibration" not in (file.metadata() or {}):
+                    raise ValueError(f"{name} is not a saved calibration: choose one that was made with --calibrate")
+                rest = json.loads(file.metadata()["calibration"])
+                return Calibration(tuple(rest["names"]), *(file.get_tensor(k) for k in ("products", "owner", "strata")), rest["draws"])
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{name} cannot be read as a calibration ({error}): check the name, or measure one with --calibrate") from None
 
     # ------------------------------------------------------------------------------------------ the features of an image
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from fusion.commands import Unsaved
 from fusion.lazy import Lazy
 from fusion.parallel import lonely, started, wants_cpu
 
@@ -103,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             result, text = command.run(args, progress=bar, stop=interrupt)
         except KeyboardInterrupt:
             return 130
+        except Unsaved as error:
+            bar.close()
+            _show(args, error.result, error.text)
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         except (ValueError, OSError, FloatingPointError, RuntimeError) as error:  # our refusals are ValueErrors
             if isinstance(error, RuntimeError) and not interrupt():  # long work raises it when stopped before anything was done
                 raise
@@ -113,5 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     bar.close()
     if rank:  # the first process speaks for all
         return 130 if interrupt() else 0
-    print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) if getattr(args, "json", False) else text)
+    _show(args, result, text)
     return 130 if interrupt() else 0
+
+
+def _show(args, result: dict, text: str) -> None:
+    print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) if getattr(args, "json", False) else text)

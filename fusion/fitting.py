@@ -12,6 +12,9 @@ from fusion.objective import ResidualGram
 from fusion.target import Target
 from fusion.weights import Gain, LevelWeights, MixtureProportions, SimplexWeights, Weights
 
+WIDE = 0.5  # an interval this wide decides nothing
+ALIKE = 0.1  # total variation up to which two answers are called the same
+
 
 @dataclass(frozen=True, eq=False)
 class Fit:
@@ -28,23 +31,50 @@ class Fit:
     target: Target | None = None
     trained: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the images hardly narrow the calibrated proportions down; False without a calibration."""
+        return self.calibrated is not None and float(np.ptp(self.calibrated.interval_, axis=1).max()) > WIDE
+
+    def verdict(self) -> str:
+        """How the published weights and the calibrated proportions stand to each other, the ground of every sentence about it:
+
+        `uncalibrated`; `agree`, to within a tenth of the images; `open`: the images cannot tell them apart, every weight lies within its
+        interval; `evened`: they differ, the published ones are nearer to equal weights, as the cancelling of the members' errors makes
+        them; `mixed`: they differ in another direction, in which errors and population cannot be told apart by the loss.
+        """
+        if self.calibrated is None:
+            return "uncalibrated"
+        published, shares = self.published.weights_, self.calibrated.proportions_
+        if _variation(published, shares) <= ALIKE and not self.undecided:
+            return "agree"
+        if self._beyond().max() <= 0:
+            return "open"
+        even = np.full(len(shares), 1 / len(shares))
+        return "evened" if _variation(published, even) < _variation(shares, even) else "mixed"
+
+    def _beyond(self) -> np.ndarray:
+        """`(K,)`: how far each published weight lies outside the interval of its proportion; at most 0 for one inside."""
+        low, high = self.calibrated.interval_.T
+        return np.maximum(low - self.published.weights_, self.published.weights_ - high)
+
     def explain(self) -> str:
         """One sentence on why the published weights and the calibrated proportions differ, or that they do not."""
-        published = self.published.weights_
-        if self.calibrated is None:
+        verdict = self.verdict()
+        if verdict == "uncalibrated":
             return ("The published weights minimise denoising loss, which averaging lowers whatever the target is; calibrate these members "
                     "once to see the target's proportions.")  # fmt: skip
-        shares = self.calibrated.proportions_
-        low, high = self.calibrated.interval_.T
-        beyond = np.maximum(low - published, published - high)  # how far each published weight lies outside its interval
-        k = int(np.argmax(beyond))
-        if beyond[k] <= 0:
+        if verdict == "agree":
+            return f"The published weights and the calibrated proportions agree to within {ALIKE:.0%} of the images."
+        if verdict == "open":
             images = f"{len(self.gram)} image{'s' * (len(self.gram) > 1)}"
             return f"{images} cannot tell the published weights from the calibrated proportions: every weight lies within its interval."
-        name = self.gram.names[k]
-        return (f"The published weights give {name} {published[k]:.0%} where its calibrated share is {shares[k]:.0%}, because averaging "
-                "cancels the members' own training errors and so pulls the weights of least loss towards equal; calibration takes those "
-                "errors out and compares the target with each member's own images.")  # fmt: skip
+        k = int(np.argmax(self._beyond()))
+        pulled = "averaging cancels the members' own training errors and so pulls the weights of least loss towards equal"
+        why = pulled if verdict == "evened" else "the loss that they minimise mixes the members' own training errors with the population"
+        return (f"The published weights give {self.gram.names[k]} {self.published.weights_[k]:.0%} where its calibrated share is "
+                f"{self.calibrated.proportions_[k]:.0%}, because {why}; calibration takes those errors out and compares the target with "
+                "each member's own images.")  # fmt: skip
 
     def summary(self) -> dict:
         """Plain JSON values: everything a script or a report needs of the fit."""
@@ -68,6 +98,11 @@ class Fit:
         if self.matched is not None:
             out["matched"] = self.matched.summary()
         return out
+
+
+def _variation(one: np.ndarray, other: np.ndarray) -> float:
+    """Total variation between two points of the simplex, 0 to 1."""
+    return 0.5 * float(np.abs(one - other).sum())
 
 
 def _gain(gain: Gain | None) -> dict | None:

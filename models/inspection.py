@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from . import pieces as single
 from .catalog import ModelCard
 from .checkpoint import Checkpoint, checked_prediction
 from .errors import ModelError
-from .families import Family, family_of
+from .families import FAMILIES, Family, family_of
 from .integrity import HASHED, Readers, header, read_json, readers, refuse_pickles, same_tensors, weight_files
 from .lora import read_lora
 from .pieces import COMPANION, FILE, Piece
@@ -169,6 +169,13 @@ def _text_width(network: Mapping) -> int | None:
 
 # ------------------------------------------------------------------------------------------------ can they be fused?
 
+def refuse_families(cards: Sequence[ModelCard]) -> None:
+    """Raise ModelError at the first card of another family than the first one's: cards say so, before anything is asked of a hub."""
+    for other in cards[1:]:
+        if other.family != cards[0].family:
+            raise _unfusable(cards[0].title, other.title, _families(FAMILIES[cards[0].family], FAMILIES[other.family]))
+
+
 def refuse_unfusable(models: list[Description], size: tuple[int, int] | None = None) -> None:
     """Raise ModelError, naming both members and the reason, at the first member that does not share the first one's latent space.
 
@@ -178,14 +185,21 @@ def refuse_unfusable(models: list[Description], size: tuple[int, int] | None = N
     for other in models[1:]:
         reason = difference(first, other, size is not None)
         if reason:
-            raise ModelError(f"'{first.name}' and '{other.name}' cannot be fused: {reason}. "
-                             "Choose members of one family and one latent space.")  # fmt: skip
+            raise _unfusable(first.name, other.name, reason)
+
+
+def _unfusable(first: str, other: str, reason: str) -> ModelError:
+    return ModelError(f"'{first}' and '{other}' cannot be fused: {reason}. Choose members of one family and one latent space.")
+
+
+def _families(first: Family, other: Family) -> str:
+    return f"the first is {first.title}, the second {other.title}"
 
 
 def difference(first: Description, other: Description, any_size: bool = False) -> str | None:
     """Why two models cannot be fused, None when they can. any_size: models that can make images of every size may differ in their own."""
     if first.family != other.family:
-        return f"the first is {first.family.title}, the second {other.family.title}"
+        return _families(first.family, other.family)
     for key, what in (("in_channels", "latent channels"), ("sample_size", "latent size"), ("cross_attention_dim", "text width"),
                       ("joint_attention_dim", "text width"), ("caption_channels", "text width"),
                       ("pooled_projection_dim", "pooled text width"),

@@ -19,7 +19,7 @@ from .checkpoint import detect
 from .ensemble import Ensemble, Member, Switch
 from .errors import ModelError
 from .families import check_size, pixel_size
-from .inspection import Description, check_adapter, check_files, describe, describe_file, refuse_unfusable, same_part
+from .inspection import Description, check_adapter, check_files, describe, describe_file, refuse_families, refuse_unfusable, same_part
 from .integrity import ADAPTER, refuse_not_finite, verify_hashes
 from .noise import NoisePath
 from .pieces import COMPANION
@@ -49,6 +49,7 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
         raise ModelError("an ensemble needs at least one model: choose some")
     if lora not in ("auto", "switch", "merge"):
         raise ModelError(f"lora='{lora}' is not a choice: use auto, switch or merge")
+    refuse_families(cards)
     device, steps = choose_device(device), 2 * len(cards)
     words = (*(() if isinstance(memory, MemoryPlan) else memory), *(("merge", "resident") if compile else ()))
     fixed_by([*words, *([lora] if lora != "auto" else [])])

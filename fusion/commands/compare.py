@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from fusion.commands import options
-from fusion.methods import NAMES
+from fusion.methods import NAMES, SINGLES
 
 ABOUT = """Run several methods on the same seeds and weigh them on target images that the fit has not seen.
 
@@ -23,53 +23,102 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--models", nargs="+", required=True, metavar="MODEL", help=options.MODELS)
     command.add_argument("--target", required=True, metavar="FOLDER", help="target images, see above")
     command.add_argument("--held-out", metavar="FOLDER", help="held-out target images, when they are elsewhere")
-    command.add_argument("--methods", nargs="+", choices=NAMES, default=list(NAMES), metavar="METHOD",
-                         help=f"which to run (default: all of {', '.join(NAMES)})")  # fmt: skip
+    command.add_argument("--methods", nargs="+", choices=(*NAMES, SINGLES), default=list(NAMES), metavar="METHOD",
+                         help=f"which to run (default: all of {', '.join(NAMES)}); {SINGLES} stands for each model alone")  # fmt: skip
     command.add_argument("--caption", default="", help="prompt for images that captions.json does not name")
     command.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw (default: the target's own prompts)")
-    command.add_argument("--count", type=int, default=16, metavar="N", help="images for each method (default: 16)")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="first seed (default: 0)")
+    command.add_argument("--count", type=options.positive, default=16, metavar="N", help="images for each method (default: 16)")
+    command.add_argument("--seed", type=options.seed, default=0, metavar="S", help="first seed (default: 0)")
     command.add_argument("--out", metavar="FILE", help="the report, .html with images or .json")
     command.add_argument("--no-features", action="store_true", help="skip reading the samples' features (faster, less evidence)")
     options.calibration(command)
-    options.drawing(command)
+    options.drawing(command, recipe=False)
     options.loading(command)
     options.shared(command)
 
 
 def run(args, *, progress, stop):
-    """Fit on one part of the target, run the methods, weigh them on the other part."""
+    """Fit on one part of the target, run the methods, weigh them on the other part. ValueError for what cannot be used, before any work."""
+    from fusion.commands.shared import check_levels, ensemble_of, fitted, told
+    from fusion.evaluation import compare
+    from fusion.evaluation.compare import chosen
+    from fusion.evaluation.report import ENDINGS
+    from fusion.target import Target
+
+    if args.out:
+        options.writable(args.out, *ENDINGS)
+    pictures, captions, *others = _split(args)  # before models, which may have to be fetched
+    held, plan = Target([picture.image for picture in others[0]], others[1]), _plan(args, others[1])
+    check_levels(args)
+    ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
+    found = fitted(args, ensemble, pictures, captions, progress, stop)
+    methods = chosen(ensemble, args.methods)
+    _say_prices(ensemble, methods, found, plan)
+    held_out, measured = _measured(args, ensemble, held, progress, stop)
+    known = _known_population(args.target)
+    report = compare(
+        ensemble, methods, plan.prompts, plan.seeds, fit=found, held_out=held_out, target=list(held.images) if known is None else known,
+        pictures=held, measured=measured, steps=plan.steps, guidance=plan.guidance, guidance_interval=plan.guidance_interval,
+        height=plan.height, width=plan.width, read_features=not args.no_features, progress=progress, stop=stop,
+    )  # fmt: skip
+    return _saved(report, args.out, f"{told(found)}\n\n{report.to_text()}")
+
+
+def _plan(args, captions: list[str]):
+    """What every method draws: the typed prompts, else the held-out images' own, in turn. ValueError for settings out of range."""
+    from fusion.methods import SamplingPlan
+
+    guidance = 1.0 if args.guidance is None else args.guidance
+    prompts = args.prompt or sorted(set(captions))
+    plan = SamplingPlan(
+        [prompts[i % len(prompts)] for i in range(args.count)], range(args.seed, args.seed + args.count), args.steps or 20, guidance,
+        args.height, args.width, guidance_interval=options.interval(args.guidance_interval, guidance),
+    )  # fmt: skip
+    _ = plan.jobs  # checks them, before anything is loaded
+    return plan
+
+
+def _say_prices(ensemble, methods, fit, plan) -> None:
+    """What every method costs, before any of them runs."""
+    from fusion.commands.shared import priced, say
+    from fusion.methods import MethodError
+
+    say(f"{len(plan.jobs)} images a method:")
+    for method in methods.values():
+        try:
+            say(f"  {method.title}: {priced(method.cost(ensemble, fit, plan))}")
+        except MethodError as error:
+            say(f"  {method.title} cannot run: {error}")
+
+
+def _measured(args, ensemble, held, progress, stop):
+    """The statistic of at most `READ` held-out pictures, spread over all (every network at every level is dear), and these pictures."""
     import numpy as np
 
-    from fusion.commands.shared import ensemble_of, fitted, say, told
-    from fusion.evaluation import compare
+    from fusion.commands.shared import say
+    from fusion.evaluation.own_loss import SEED
     from fusion.objective import fit_gram
     from fusion.target import Target
 
-    guidance = 1.0 if args.guidance is None else args.guidance
-    interval = options.interval(args.guidance_interval, guidance)
-    pictures, captions, held, held_captions = _split(args)  # before models, which may have to be fetched
-    ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
-    found = fitted(args, ensemble, pictures, captions, progress, stop)
-    held_images = [picture.image for picture in held]
-    read = np.unique(np.linspace(0, len(held) - 1, min(len(held), READ)).round().astype(int))  # every network at every level is dear
+    read = np.unique(np.linspace(0, len(held) - 1, min(len(held), READ)).round().astype(int))
     if len(read) < len(held):
         say(f"Losses and calibrated features are measured on {len(read)} of the {len(held)} held-out pictures, all else on every one")
-    held_out = fit_gram(ensemble, [held_images[i] for i in read], [held_captions[i] for i in read], levels=args.levels, seed=1,
-                        progress=progress, stop=stop)  # fmt: skip
-    prompts = args.prompt or sorted(set(held_captions))
-    known = _known_population(args.target)
-    report = compare(
-        ensemble, args.methods, [prompts[i % len(prompts)] for i in range(args.count)], range(args.seed, args.seed + args.count),
-        fit=found, held_out=held_out, target=held_images if known is None else known,
-        pictures=Target(tuple(held_images), tuple(held_captions)), steps=args.steps or 20,
-        guidance=guidance, guidance_interval=interval, height=args.height, width=args.width,
-        read_features=not args.no_features, progress=progress, stop=stop,
-    )  # fmt: skip
-    if args.out:
-        report.save(args.out)
-    text = f"{told(found)}\n\n{report.to_text()}" + (f"\nThe report is in {args.out}" if args.out else "")
-    return report.to_dict(), text
+    part = Target([held.images[i] for i in read], [held.prompts[i] for i in read])
+    return fit_gram(ensemble, part.images, part.prompts, levels=args.levels, seed=SEED, progress=progress, stop=stop), part
+
+
+def _saved(report, out: str | None, text: str) -> tuple[dict, str]:
+    """The result and its words, once the report is written. Raises Unsaved, which holds both, where it cannot be."""
+    from fusion.commands import Unsaved
+
+    if not out:
+        return report.to_dict(), text
+    try:
+        report.save(out)
+    except OSError as error:
+        lost = f"the report could not be written to {out} ({error.strerror}): the figures are above, without the images"
+        raise Unsaved(lost, report.to_dict(), text) from None
+    return report.to_dict(), f"{text}\nThe report is in {out}"
 
 
 def _split(args) -> tuple[list, list[str], list, list[str]]:

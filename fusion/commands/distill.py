@@ -30,7 +30,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--rank", type=int, default=16, metavar="R", help="of the LoRA (default: 16)")
     command.add_argument("--train-steps", type=int, default=800, metavar="N", help="training steps (default: 800)")
     command.add_argument("--check", type=int, default=128, metavar="N", help="samples of each for the check (default: 128; 0: none)")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="first seed of the trajectories (default: 0)")
+    command.add_argument("--seed", type=options.seed, default=0, metavar="S", help="first seed of the trajectories (default: 0)")
     command.add_argument("--out", required=True, metavar="FOLDER", help="where the LoRA and its report go")
     options.shared(command)
 

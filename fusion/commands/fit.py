@@ -39,10 +39,13 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Fit, and write the recipe (and the statistic)."""
-    from fusion.commands.shared import ensemble_of, fitted, pictures_in, say, told
+    from fusion.commands.shared import check_levels, ensemble_of, fitted, pictures_in, say, told
     from fusion.images import advice
     from fusion.parallel import together
 
+    for file in filter(None, (args.out, args.gram)):
+        options.writable(file)
+    check_levels(args)
     with together(args.device) as team:
         pictures, captions = pictures_in(args.images, args.caption)  # before models, which may have to be fetched
         say(advice(len(pictures)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import Path
 
 MODELS = (
     "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), a folder, or a "
@@ -19,13 +21,46 @@ def positive(typed: str) -> int:
     return int(typed)
 
 
-def drawing(command: ArgumentParser) -> None:
-    """How images are drawn."""
-    command.add_argument("--steps", type=positive, metavar="N", help="sampling steps (default: the recipe's, else 20)")
-    command.add_argument("--guidance", type=float, metavar="G", help="pull of the prompt (default: the recipe's, else 1: none added)")
+def seed(typed: str) -> int:
+    """A whole number that a generator can start from, for argparse."""
+    if not typed.isdigit() or int(typed) >= 2**63:
+        raise ArgumentTypeError(f"must be a whole number from 0 to 2^63 - 1, not {typed}")
+    return int(typed)
+
+
+def writable(typed: str, *endings: str) -> Path:
+    """The file that a result will go to, its folder made. ValueError, before any long work, where it cannot be written there.
+
+    `endings`: those that its format may have; none: any.
+    """
+    path = Path(typed)
+    if endings and path.suffix.lower() not in endings:
+        raise ValueError(f"{path.name} must end in {' or '.join(endings)}, the format it is written in")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written, since its folder cannot be made ({error.strerror}): choose another place") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        cause = "it is a folder" if path.is_dir() else "its folder is read-only"
+        raise ValueError(f"{path} cannot be written, since {cause}: choose another name or place")
+    return path
+
+
+def port(typed: str) -> int:
+    """A port to serve at, for argparse."""
+    if not typed.isdigit() or not 1 <= int(typed) <= 65535:
+        raise ArgumentTypeError(f"must be a whole number from 1 to 65535, not {typed}")
+    return int(typed)
+
+
+def drawing(command: ArgumentParser, recipe: bool = True) -> None:
+    """How images are drawn. recipe: whether the command may take a recipe, which then says what was not typed."""
+    first = "the recipe's, else " if recipe else ""
+    command.add_argument("--steps", type=positive, metavar="N", help=f"sampling steps (default: {first}20)")
+    command.add_argument("--guidance", type=float, metavar="G", help=f"pull of the prompt (default: {first}1: none added)")
     command.add_argument("--guidance-interval", nargs=2, type=float, metavar=("A", "B"),
-                         help="guide only between these shares of the steps, 0 for noise and 1 for the image (default: the recipe's, else "
-                              "all): 0.2 0.8 saves two fifths of what guidance costs")  # fmt: skip
+                         help=f"guide only between these shares of the steps, 0 for noise and 1 for the image (default: {first}all): "
+                              "0.2 0.8 saves two fifths of what guidance costs")  # fmt: skip
     command.add_argument("--height", type=int, metavar="PIXELS", help="default: the models' own")
     command.add_argument("--width", type=int, metavar="PIXELS", help="default: the models' own")
 

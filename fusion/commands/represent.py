@@ -36,7 +36,7 @@ def arguments(command: ArgumentParser) -> None:
                          help="training steps of each representation without one of the models; 0: none (default: 200)")  # fmt: skip
     command.add_argument("--own-networks", type=int, default=0, metavar="RANK",
                          help="train a LoRA of this rank on the first model for each source (default: 0, frozen models)")  # fmt: skip
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="of images and training (default: 0)")
+    command.add_argument("--seed", type=options.seed, default=0, metavar="S", help="of images and training (default: 0)")
     command.add_argument("--work", metavar="FOLDER", help="keep checkpoints here, and go on from them after an interruption")
     options.loading(command)
     options.shared(command)
@@ -52,12 +52,12 @@ def run(args, *, progress, stop):
     from fusion.transfer.report import page
 
     prompts = _prompts(args)
+    own = [pictures_in(folder, "") for folder in args.images or ()]  # before models, which may have to be fetched
     ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
     if not ensemble.family.embeddings:
         raise ValueError(f"{ensemble.family.title} reads no prompt, so there is nothing to represent: use the method finetune instead")
-    if args.images:
-        found = [pictures_in(folder, "") for folder in args.images]
-        pictures = [([one.image for one in images], captions) for images, captions in found]
+    if own:
+        pictures = [([one.image for one in images], captions) for images, captions in own]
     else:
         say(f"Images: {args.count} of each of {len(ensemble)} models")
         pictures = source_phase.gather(ensemble, args.count, prompts, seed=args.seed, progress=progress, stop=stop)
@@ -67,27 +67,30 @@ def run(args, *, progress, stop):
         ensemble, pictures, dimensions=args.numbers, schedule=schedule, rank=args.own_networks, leave=leave,
         work=Path(args.work) if args.work else None, progress=progress, stop=stop,
     )  # fmt: skip
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     representation.save(args.out)
     about = representation.about
     if args.report:
-        Path(args.report).parent.mkdir(parents=True, exist_ok=True)
         Path(args.report).write_text(page(about, Path(args.out).name), encoding="utf-8")
     result = {"representation": str(args.out), "members": list(about.members), "settings": about.settings, "diagnosis": about.diagnosis}
     return result, f"{about.diagnosis['verdict']}\nThe representation is in {args.out}."
 
 
 def _check(args) -> None:
-    if not args.out.endswith(".safetensors"):
-        raise ValueError(f"--out {Path(args.out).name} must end in .safetensors, the format it is written in")
     if args.images and len(args.images) != len(args.models):
         raise ValueError(f"{len(args.images)} folders of images for {len(args.models)} models: give one for each, in their order")
     for name, least in (("count", 16), ("numbers", 1), ("steps", 1), ("left_out_steps", 0), ("own_networks", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}")
+    options.writable(args.out, ".safetensors")
+    if args.report:
+        options.writable(args.report)
 
 
 def _prompts(args) -> list[str]:
-    """Prompts that were typed and those of the file, without empty lines."""
-    lines = [] if args.prompts is None else Path(args.prompts).read_text(encoding="utf-8").splitlines()
+    """Prompts that were typed and those of the file, without empty lines. ValueError for a file that is no text."""
+    try:
+        lines = [] if args.prompts is None else Path(args.prompts).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        cause = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise ValueError(f"the prompts in {args.prompts} cannot be read ({cause}): give a text file with one prompt a line") from None
     return [*(args.prompt or []), *(line.strip() for line in lines if line.strip())]

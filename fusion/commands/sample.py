@@ -33,7 +33,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--method", choices=NAMES, help="how models are combined (default: the recipe's, else mixture)")
     command.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     command.add_argument("--count", type=int, metavar="N", help="images for each prompt (default: the recipe's, else 4)")
-    command.add_argument("--seed", type=int, metavar="S", help="first seed; image i of a prompt has seed S + i (default: 0)")
+    command.add_argument("--seed", type=options.seed, metavar="S", help="first seed; image i of a prompt has seed S + i (default: 0)")
     command.add_argument("--out", default="images", metavar="FOLDER", help="where images go (default: images)")
     options.drawing(command)
     options.loading(command)
@@ -42,7 +42,7 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Draw images and write each batch, with recipes inside, as soon as it is there; a run that was cut short goes on where it was."""
-    from fusion.commands.shared import say
+    from fusion.commands.shared import priced, say
     from fusion.methods.plan import Part
     from fusion.parallel import together
     from fusion.recipe import Recipe
@@ -50,12 +50,11 @@ def run(args, *, progress, stop):
     recipe = Recipe.load(args.recipe) if args.recipe else None
     if recipe is None and not (args.models and args.prompt):
         raise ValueError("say what to draw: give a recipe, or --models with --weights and at least one --prompt")
+    method, plan, picture = _asked(args, recipe)
+    wanted = len(plan.jobs)
     with together(args.device) as team:
-        ensemble, method, plan, picture = _drawing(args, recipe, progress)
-        method_cost = METHODS[method].cost(ensemble, None, plan)
-        price = f"{method_cost.evaluations:g} network evaluations each, {method_cost.memory:.2f} x the memory of one model"
-        saved = f" ({method_cost.saved:g} saved by the guidance interval)" if method_cost.saved else ""
-        say(f"{len(plan.jobs)} images, {price}{saved}")
+        ensemble = _ensemble(args, recipe, progress)
+        say(f"{wanted} images, {priced(METHODS[method].cost(ensemble, None, plan))}")
         folder = Path(args.out)
         folder.mkdir(parents=True, exist_ok=True)
         if plan.trained is not None and team.first:
@@ -70,38 +69,34 @@ def run(args, *, progress, stop):
                 diary.write(received(piece))
         stopped = bool(team.most(stop()))
     if team.first and not stopped:
-        if diary.seen != len(plan.jobs):
-            raise RuntimeError(f"{method} gave {diary.seen} images where {len(plan.jobs)} were asked for")
+        if diary.seen != wanted:
+            raise RuntimeError(f"{method} gave {diary.seen} images where {wanted} were asked for")
         diary.close()
     text = f"{len(diary.written)} images in {folder}, each with its recipe inside" + (" (stopped early)" if stopped else "")
     return {"method": method, "images": diary.written, "stopped": stopped}, text
 
 
-def _drawing(args, recipe, progress):
-    """`(ensemble, method, plan, picture)` from a recipe, changed by what was typed, or from what was typed alone."""
+def _asked(args, recipe):
+    """`(method, plan, picture)` of a recipe, changed by what was typed, or of what was typed alone. Raises MethodError for weights
+    that cannot be drawn with: no model need be loaded to know that."""
     import numpy as np
 
-    from fusion.commands.shared import cards_of, ensemble_of, remarked
-    from models.catalog import catalog
-    from models.loading import load_ensemble
+    from fusion.methods.drawing import weights_for
 
+    own = args.weights and np.array(args.weights)
     if recipe is None:
         if not args.weights and len(args.models) > 1 and args.method != "uniform":
             raise ValueError("say how much of each model: give --weights, one number for each model, or a recipe from `fit`")
-        ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
-        plan = SamplingPlan([""], [0], weights=args.weights and np.array(args.weights))
-        method, picture, count = args.method or ("mixture" if args.weights else "uniform"), None, 4 if args.count is None else args.count
-        prompts = args.prompt
+        plan, method, picture = SamplingPlan([""], [0], weights=own), args.method or ("mixture" if args.weights else "uniform"), None
+        count, prompts = 4 if args.count is None else args.count, args.prompt
     else:
-        typed = cards_of(args.models) if args.models else []
-        local = {model["id"]: card for model, card in zip(recipe.models, typed)}
-        cards = recipe.cards(catalog, local)
-        ensemble = remarked(load_ensemble(cards, device=args.device, progress=progress, **options.held(args)))
         plan, method = recipe.plan(), args.method or recipe.method
-        plan = plan if not args.weights else plan.with_(weights=np.array(args.weights))
+        plan = plan if not args.weights else plan.with_(weights=own)
         redrawn = not (args.prompt or args.count is not None or args.seed is not None)
         picture, count = (recipe.picture, None) if redrawn else (None, 1 if args.count is None else args.count)
         prompts = args.prompt or list(dict.fromkeys(recipe.prompts))
+    if args.weights:
+        weights_for(len(args.models if recipe is None else recipe.models), own)
     changes = {name: getattr(args, name) for name in ("steps", "guidance", "height", "width") if getattr(args, name) is not None}
     if count is not None:
         first = args.seed or 0
@@ -109,4 +104,17 @@ def _drawing(args, recipe, progress):
         changes |= {"prompts": grid.prompts, "seeds": grid.seeds}
     if args.guidance_interval is not None:
         changes["guidance_interval"] = options.interval(args.guidance_interval, changes.get("guidance", plan.guidance))
-    return ensemble, method, replace(plan, **changes), picture
+    return method, replace(plan, **changes), picture
+
+
+def _ensemble(args, recipe, progress):
+    """The models that were typed, or those of the recipe."""
+    from fusion.commands.shared import cards_of, ensemble_of, remarked
+    from models.catalog import catalog
+    from models.loading import load_ensemble
+
+    if recipe is None:
+        return ensemble_of(args.models, args.device, progress, **options.held(args))
+    typed = cards_of(args.models) if args.models else []
+    cards = recipe.cards(catalog, {model["id"]: card for model, card in zip(recipe.models, typed)})
+    return remarked(load_ensemble(cards, device=args.device, progress=progress, **options.held(args)))

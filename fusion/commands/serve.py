@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
+from fusion.commands import options
+
 ABOUT = """Open the page: choose models, drop in images, fit, mix, compare. It listens on this machine only.
 
   python -m fusion serve --port 7860
@@ -11,7 +13,7 @@ ABOUT = """Open the page: choose models, drop in images, fit, mix, compare. It l
 
 
 def arguments(command: ArgumentParser) -> None:
-    command.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860)")
+    command.add_argument("--port", type=options.port, help="port to serve at (default: the first free one from 7860)")
     command.add_argument("--open", action="store_true", help="open the page in a browser")
 
 

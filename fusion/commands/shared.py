@@ -9,10 +9,12 @@ from pathlib import Path
 from fusion.calibration import Calibration, calibrate
 from fusion.fitting import Fit, fit_all
 from fusion.images import Intake, read_folder
+from fusion.methods import Cost
 from fusion.objective import fit_gram
 from fusion.parallel import ALONE, Team, started
 from fusion.target import Target
 from models.catalog import REPOSITORY, ModelCard, typed_card
+from models.inspection import refuse_families
 from models.loading import load_ensemble
 
 WORTH_SAYING = 10_000_000  # bytes of a download
@@ -32,6 +34,7 @@ def ensemble_of(names: Sequence[str], device: str, progress, **held):
     """The loaded models, held in memory as `options.held` says. What is about to be fetched is said before, the memory plan and what a
     person should know about how they were loaded after."""
     cards = cards_of(names)
+    refuse_families(cards)
     announce(cards)
     return remarked(load_ensemble(cards, device=device, progress=progress, **held))
 
@@ -63,14 +66,34 @@ def announce(cards: Sequence[ModelCard]) -> None:
             say(f"{card.title}: {found.kind}, {amount(left)} to fetch, {needs}; licence: {found.licence}{gate}")
 
 
-def shipped_calibration(ensemble) -> Calibration | None:
+def priced(cost: Cost) -> str:
+    """What a method costs, as it is said before it runs."""
+    text = f"{cost.evaluations:g} network evaluations each, {cost.memory:.2f} x the memory of one model"
+    text += f" ({cost.saved:g} saved by the guidance interval)" if cost.saved else ""
+    text += f", {cost.preparation:,} evaluations once" if cost.preparation else ""
+    return text + (f", about {cost.training_seconds:.0f} s of training once" if cost.training_seconds else "")
+
+
+def shipped_calibration(cards: Sequence[ModelCard], names: Sequence[str]) -> Calibration | None:
     """The calibration that the members' cards name, cut to them; None unless all name one file that is there and holds them."""
-    files = {card.calibration for card in ensemble.cards}
+    files = {card.calibration for card in cards}
     path = REPOSITORY / "assets" / next(iter(files)) if len(files) == 1 and None not in files else None
     if path is None or not path.is_file():
         return None
     whole = Calibration.load(path)
-    return whole.select(ensemble.names) if set(ensemble.names) <= set(whole.names) else None
+    return whole.select(names) if set(names) <= set(whole.names) else None
+
+
+def check_levels(args) -> None:
+    """Before models are loaded: ValueError where the target would be measured at other noise levels than the calibration was."""
+    if args.calibrate or len(args.models) < 2:
+        return
+    cards = cards_of(args.models)
+    known = Calibration.load(args.calibration) if args.calibration else shipped_calibration(cards, [card.title for card in cards])
+    if known is not None and known.settings["levels"] != args.levels:
+        there = known.settings["levels"]
+        raise ValueError(f"--levels {args.levels} cannot be compared with the calibration of these models, which was measured at {there}: "
+                         f"give --levels {there}, or measure another calibration now with --calibrate 96")  # fmt: skip
 
 
 def calibration_of(args, ensemble, captions, progress, stop, team: Team = ALONE, kept=None) -> Calibration | None:
@@ -87,7 +110,7 @@ def calibration_of(args, ensemble, captions, progress, stop, team: Team = ALONE,
         return made
     if args.calibration:
         return Calibration.load(args.calibration).select(ensemble.names)
-    shipped = shipped_calibration(ensemble)
+    shipped = shipped_calibration(ensemble.cards, ensemble.names)
     if shipped is None:
         say("These models have no calibration, so proportions cannot be told from training errors: consider --calibrate 96")
     return shipped

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fusion.commands import options
-from fusion.methods import TRAINED
+from fusion.methods import SHARING, TRAINED
 
 ABOUT = """Train a model a little on your images, and write a recipe that draws with it.
 
@@ -36,23 +36,31 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Fit, to find the model to train; train; write recipe and file. ValueError where there is nothing to train on."""
-    from fusion.commands.shared import ensemble_of, fitted, pictures_in, say
+    from fusion.commands.shared import check_levels, ensemble_of, fitted, pictures_in, say
     from fusion.methods import METHODS, SamplingPlan
+    from fusion.methods.single import best_single
+    from fusion.methods.training import SHARED, represented, verdict_of
     from fusion.recipe import Recipe
+    from fusion.transfer.representation import Representation
 
-    ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
-    pictures, captions = pictures_in(args.images, args.caption)
+    pictures, captions = pictures_in(args.images, args.caption)  # before models, which may have to be fetched
     if len(pictures) < 2:
         raise ValueError("training needs at least 2 images, one of them to tell when to stop: add images")
-    known = _representation(args.representation, ensemble)
+    options.writable(args.out)
+    check_levels(args)
+    code = None if args.representation is None else Representation.load(args.representation)
+    ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
+    _check_fits(code, args.representation, ensemble)
     found = fitted(args, ensemble, pictures, captions, progress, stop)
-    found = replace(found, trained=found.trained | known)
+    found = found if code is None else replace(found, trained={**found.trained, SHARED: code})
     prompts = sorted(set(captions))[:64]
     plan = SamplingPlan(prompts, range(len(prompts)), progress=progress, stop=stop)
     method = METHODS[args.method]
     say(f"Training takes about {method.cost(ensemble, found, plan).training_seconds:.0f} s on this machine")
+    if args.method in SHARING:  # what the models share is diagnosed before it is built on
+        found = represented(ensemble, found, best_single(found), plan)
+        say(verdict_of(found.trained[SHARED]))
     trained = method.prepare(ensemble, found, plan).trained[args.method]
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     metrics = {"held_out_loss": [list(point) for point in trained.course.curve], "kept_step": trained.course.best}
     Recipe.of(ensemble, args.method, plan, trained=trained, metrics=metrics).save(args.out)
     course, (fit_on, held) = trained.course, trained.images
@@ -65,17 +73,11 @@ def run(args, *, progress, stop):
     return result, text
 
 
-def _representation(file: str | None, ensemble) -> dict:
-    """What a fit keeps of a representation from a file. ValueError where it was made for other models."""
-    if file is None:
-        return {}
-    from fusion.methods.training import SHARED
-    from fusion.transfer.representation import Representation
+def _check_fits(code, file: str | None, ensemble) -> None:
+    """ValueError where a representation from a file was made for other models."""
     from fusion.transfer.sources import fits
 
-    found = Representation.load(file)
-    wrong = [name for k, name in enumerate(ensemble.names) if not fits(found, ensemble, k)]
+    wrong = [] if code is None else [name for k, name in enumerate(ensemble.names) if not fits(code, ensemble, k)]
     if wrong:
         raise ValueError(f"{Path(file).name} was made for models with other text encoders than {', '.join(wrong)}: make one for these with "
                          "`python -m fusion represent`")  # fmt: skip
-    return {SHARED: found}

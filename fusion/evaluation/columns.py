@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from fusion.methods import TRAINED
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,13 @@ COLUMNS = (
     Column("copies", "Copies", "share of samples",
            "Samples that lie nearer to a fitted image than any held-out image does. A few do by chance; more mean that the method repeats "
            "the images it was fitted to."),
+    Column("effective", "Effective images", "images",
+           "How many independent images the samples are worth: those that descend from one particle are near-copies until late, and count "
+           "as one family (Kish's number). A remark tells what the samples say of themselves.", None),
     Column("loss", "Loss", "squared error per latent number",
            "Denoising loss on held-out target images: what the papers minimise. Averaging lowers it without matching the population: no "
-           "ground to choose."),
+           "ground to choose. A network that a method merged or trained is asked about the same pictures at the same noise, which takes as "
+           "many evaluations as measuring one model."),
     Column("gain", "Loss saved", "squared error per latent number",
            "Held-out denoising loss saved against the best single model. It hardly sees populations: no ground to choose.", False),
     Column("evaluations", "Evaluations", "network evaluations an image", "How often a network runs for one image: time on any machine."),
@@ -49,24 +56,50 @@ NO_LOSS = {
     "barycenter": "No loss: it weighs and resamples whole paths, and no single prediction of noise stands for that.",
     "superposition": "No loss: its weights follow each sample along its path, so they are not known for a held-out image.",
     "superposition_and": "No loss: its weights follow each sample along its path, so they are not known for a held-out image.",
-    "merge": "No loss: it is a network of its own, and the statistic of the separate models cannot tell what that would predict.",
-    "finetune": "No loss: it was trained after the statistic was measured.",
-    "transfer": "No loss: it was trained after the statistic was measured.",
-    "transfer_unfrozen": "No loss: it was trained after the statistic was measured.",
-    "scratch": "No loss: it was trained after the statistic was measured.",
+    **dict.fromkeys(("merge", *TRAINED), "No loss: it is a network of its own, which was not asked about the pictures of the statistic."),
 }
+KINDS = 3  # of samples' notes that a row repeats
+NUMBER = re.compile(r"-?(?<![\w.])\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 LOSS_NOTES = {"mixture": "Mean of the models' own losses, in its proportions: every sample comes from one model, so nothing is averaged."}
 
 
 def shown(rows: Sequence) -> tuple[Column, ...]:
-    """The columns in which at least one row has something to show; no column of training where nothing is trained."""
-    found = tuple(column for column in COLUMNS if any(value(row, column.name) is not None for row in rows))
-    return tuple(column for column in found if column.name != "training_seconds" or any(value(row, column.name) for row in rows))
+    """The columns in which at least one row has something to show; none of training where nothing is trained, and none of effective images
+    where no sample has anything to say of itself."""
+
+    def told(name: str) -> bool:
+        if name == "training_seconds":
+            return any(value(row, name) or name in row.notes for row in rows)
+        return any(value(row, name) is not None for row in rows) and (name != "effective" or any(name in row.notes for row in rows))
+
+    return tuple(column for column in COLUMNS if told(column.name))
 
 
 def value(row, name: str):
     """The `Estimate` or number of a cell, None where there is none. A cost of 0 s of training is shown as such."""
     return getattr(row.cost, name, None) if name in ("evaluations", "memory", "training_seconds") else getattr(row, name)
+
+
+def remarks(samples: Sequence) -> str:
+    """What samples say of themselves, in one sentence: like notes are counted once, with the range of each number in them. Else empty.
+
+    `16 of 16 samples: effective sample size 1.3–3.2 of 4, 1–3 lineages left`. Notes of more than `KINDS` kinds: the others' number.
+    """
+    kinds: dict[tuple[str, ...], list[list[str]]] = {}
+    for sample in samples:
+        if sample.note:
+            kinds.setdefault(tuple(NUMBER.split(sample.note)), []).append(NUMBER.findall(sample.note))
+    found = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    told = [f"{len(numbers)} of {len(samples)} samples: {_ranges(words, numbers)}" for words, numbers in found[:KINDS]]
+    others = sum(len(numbers) for _, numbers in found[KINDS:])
+    return ", ".join([*told, *([f"{others} of {len(samples)} samples: otherwise"] if others else [])])
+
+
+def _ranges(words: tuple[str, ...], numbers: list[list[str]]) -> str:
+    """The words with the least and the greatest of the numbers between them."""
+    ends = [(min(column, key=float), max(column, key=float)) for column in zip(*numbers)]
+    between = [low if low == high else f"{low}–{high}" for low, high in ends] + [""]
+    return "".join(word + number for word, number in zip(words, between))
 
 
 def notes(row) -> dict[str, str]:

@@ -10,7 +10,9 @@ import numpy as np
 
 from fusion.evaluation.report import Report, Row
 from fusion.evaluation.weighing import RESIDUAL_SAMPLES, weigh
-from fusion.methods import METHODS, Method, MethodError, Sample, SamplingPlan
+from fusion.methods import METHODS, SINGLES, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.single import singles
+from fusion.methods.training import verdict_of
 from fusion.objective import ResidualGram
 from fusion.recipe import described
 from fusion.target import Target
@@ -26,6 +28,7 @@ def compare(
     held_out: ResidualGram | None = None,
     target=None,
     pictures: Target | None = None,
+    measured: Target | None = None,
     read_features: bool | int = True,
     keep: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -35,16 +38,17 @@ def compare(
 ) -> Report:
     """Every method on the same prompts and seeds; `settings` are those of `SamplingPlan`, which also says how the two are paired.
 
-    `methods`: a dictionary of methods, or names in METHODS. `fit`: how the target was fitted (`fusion.fitting`); a method that needs one
+    `methods`: a dictionary of methods, or names, see `chosen`. `fit`: how the target was fitted (`fusion.fitting`); a method that needs one
     and has none gets a row that says so. A method with long work to do once does it before it draws; `Report.fitted` holds the fit with
     what they found. `held_out`: the statistic of held-out target images, for losses and calibrated features; `pictures`: these images with
-    their prompts, for KID, diversity and copies (default: `target`, where that is images, with the statistic's prompts). `target`: a known
-    population (3, 6) or held-out target images, for the population of portraits. `read_features`: of how many samples a method the
-    calibrated features are read (True: 32; every image takes 2 L K evaluations). `keep`: images kept a row (all).
+    their prompts, for KID, diversity and copies (default: `target`, where that is images, with the statistic's prompts); `measured`: those
+    of them that the statistic was measured on, where not on all. `target`: a known population (3, 6) or held-out target images, for the
+    population of portraits. `read_features`: of how many samples a method the calibrated features are read (True: 32; every image takes
+    2 L K evaluations). `keep`: images kept a row (all).
     `on_sample` is called with every image as it is ready; `progress(done, total, message)` counts thousandths of a method, and of the
     weighing at the end. When `stop()` turns true the report holds what was done.
     """
-    methods = dict(methods) if isinstance(methods, Mapping) else {name: METHODS[name] for name in methods}
+    methods = dict(methods) if isinstance(methods, Mapping) else chosen(ensemble, methods)
     rows: list[Row] = []
     for number, method in enumerate(methods.values()):
         if stop is not None and stop():
@@ -55,7 +59,7 @@ def compare(
     if pictures is None and held_out is not None and target is not None and not isinstance(target, np.ndarray):
         pictures = Target(tuple(target), held_out.prompts)
     rows, told = weigh(
-        ensemble, rows, fit=fit, held_out=held_out, pictures=pictures, population=target, stop=stop,
+        ensemble, rows, fit=fit, held_out=held_out, pictures=pictures, population=target, measured=measured, stop=stop,
         residual_samples=RESIDUAL_SAMPLES if read_features is True else int(read_features),
         progress=_part(progress, len(methods), len(methods) + 1, "weighing"),
     )  # fmt: skip
@@ -68,6 +72,14 @@ def compare(
         | ({} if pictures is None else {"held-out images": len(pictures)}),
         fit={} if fit is None else fit.summary(), recommendation=told, stopped=bool(stop is not None and stop()), fitted=fit,
     )  # fmt: skip
+
+
+def chosen(ensemble, names: Iterable[str]) -> dict[str, Method]:
+    """Methods by their names in METHODS; `SINGLES` stands for every member alone, in rows of their own. Raises KeyError for other names."""
+    found: dict[str, Method] = {}
+    for name in names:
+        found |= singles(ensemble) if name == SINGLES else {name: METHODS[name]}
+    return found
 
 
 def _run(ensemble, method: Method, fit, plan: SamplingPlan, on_sample) -> tuple[Row, object]:
@@ -87,8 +99,16 @@ def _run(ensemble, method: Method, fit, plan: SamplingPlan, on_sample) -> tuple[
     if not samples:
         return Row(method.name, method.title, {}, cost, problem="stopped before its first batch was complete"), fit
     seconds, weights = (time.perf_counter() - prepared) / len(samples), dict(zip(ensemble.names, samples[0].weights.tolist()))
-    notes = {} if prepared - start < 1 else {"training_seconds": f"Preparing took {prepared - start:.0f} s here."}
+    notes = _once(prepared - start, samples[0].trained)
     return Row(method.name, method.title, weights, cost, seconds, samples=tuple(samples), notes=notes), fit
+
+
+def _once(seconds: float, trained) -> dict[str, str]:
+    """What is to be said of the work before the first image: how long it took, and whether what a transfer rests on is there."""
+    told = [] if seconds < 1 else [f"Preparing took {seconds:.0f} s here."]
+    if trained is not None and trained.notes.get("representation") == "shared":
+        told.append(verdict_of(trained.representation))
+    return {"training_seconds": " ".join(told)} if told else {}
 
 
 def _part(progress, number: int, count: int, title: str):

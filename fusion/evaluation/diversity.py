@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fusion.evaluation.estimate import Z95, Estimate, jackknife_variance, squared_distances
+from fusion.evaluation.families import FEWEST, apart, labels, without
 
 
-def diversity(x: np.ndarray, y: np.ndarray) -> Estimate:
+def diversity(x: np.ndarray, y: np.ndarray, families: Sequence | None = None) -> Estimate:
     """Mean distance between two samples `x` (N, F), over that between two held-out images `y` (M, F): 1 is as diverse as the target.
 
-    95 % interval by jackknife over both sets. Raises ValueError for fewer than 3 images in a set.
+    `families` (N,): samples with one label descend from one particle, and only samples of different ones are compared; None: all are
+    independent. 95 % interval by jackknife over both sets. Raises ValueError for fewer than 3 images in a set, or 3 families.
     """
-    if len(x) < 3 or len(y) < 3:
-        raise ValueError(f"the diversity of {len(x)} samples against {len(y)} held-out images: give at least 3 of either")
-    own, own_without = _mean_distance(np.asarray(x, dtype=float))
-    target, target_without = _mean_distance(np.asarray(y, dtype=float))
+    kin = labels(families, len(x))
+    if len(x) < 3 or len(y) < 3 or kin.max() + 1 < FEWEST:
+        found = f"{len(x)} samples of {len(set(kin))} particles against {len(y)} held-out images"
+        raise ValueError(f"the diversity of {found}: give at least 3 of each")
+    own, own_without = _mean_distance(np.asarray(x, dtype=float), kin)
+    target, target_without = _mean_distance(np.asarray(y, dtype=float), np.arange(len(y)))
     if target <= 0:
         raise ValueError("all held-out images are the same picture, so there is no diversity to compare with: hold out different ones")
     error = np.sqrt(jackknife_variance(own_without / target) + jackknife_variance(own / np.maximum(target_without, 1e-300)))
@@ -39,17 +44,18 @@ class Copies:
         return self.p_value < 0.01
 
 
-def copies(samples: np.ndarray, fitted: np.ndarray, held_out: np.ndarray) -> Copies:
+def copies(samples: np.ndarray, fitted: np.ndarray, held_out: np.ndarray, families: Sequence | None = None) -> Copies:
     """Data copying, after the three-sample test of Meehan, Chaudhuri & Dasgupta (2020), from rows of pixels or latents.
 
     Where samples are fresh images of the target, they and the held-out images are exchangeable, so the number of samples that come before
     the nearest held-out image in the order of distance to the fitted ones is at least k with probability C(N, k) / C(N + M, k), exactly.
+    Of `families` (see `diversity`) the probability counts the first sample of each: near-copies of one copy are no further evidence.
     """
     near, known = _nearest(samples, fitted), _nearest(held_out, fitted)
     which = np.flatnonzero(near < known.min())
-    n, m = len(near), len(known)
-    steps = np.arange(len(which))
-    return Copies(tuple(which.tolist()), len(which) / n, 1.0 / (m + 1), float(np.prod((n - steps) / (n + m - steps))))
+    first = np.unique(labels(families, len(near)), return_index=True)[1]
+    n, m, steps = len(first), len(known), np.arange(np.isin(which, first).sum())
+    return Copies(tuple(which.tolist()), len(which) / len(near), 1.0 / (m + 1), float(np.prod((n - steps) / (n + m - steps))))
 
 
 def _nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -58,10 +64,9 @@ def _nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(squared_distances(x, y).min(1))
 
 
-def _mean_distance(x: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean distance of two different rows, and the same without each row."""
-    n, distance = len(x), np.sqrt(squared_distances(x, x))
-    np.fill_diagonal(distance, 0.0)
-    rows = distance.sum(1)
-    return float(rows.sum() / (n * (n - 1))), (rows.sum() - 2 * rows) / ((n - 1) * (n - 2))
+def _mean_distance(x: np.ndarray, families: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean distance of two rows of different families, and the same without each family."""
+    pairs = apart(families)
+    distance = np.sqrt(squared_distances(x, x)) * pairs
+    return float(distance.sum() / pairs.sum()), without(distance, families) / without(pairs, families)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fusion.calibration import CalibratedProportions
 from fusion.evaluation.estimate import Estimate, basic_interval
+from fusion.evaluation.families import FEWEST, joined, labels, resampled_means
 from fusion.methods.coordinates import Coordinates
 from fusion.objective import ResidualGram
 
@@ -20,33 +23,45 @@ def feature_distance(calibrated: CalibratedProportions, samples: ResidualGram, h
     return distance_of_means(space.read(samples), space.read(held_out), draws=draws, seed=seed)
 
 
-def distance_of_means(u: np.ndarray, v: np.ndarray, *, draws: int = 1000, seed: int = 0) -> Estimate:
-    """The same from coordinates `(N, F)` and `(M, F)`."""
-    rng = np.random.default_rng(seed)
+def distance_of_means(u: np.ndarray, v: np.ndarray, *, families: Sequence | None = None, draws: int = 1000, seed: int = 0) -> Estimate:
+    """The same from coordinates `(N, F)` and `(M, F)`.
+
+    `families` (N,): samples with one label descend from one particle and are resampled together; None: all are independent. Of fewer than
+    3 families nothing is known but the value.
+    """
+    rng, kin = np.random.default_rng(seed), labels(families, len(u))
     value = float(np.linalg.norm(u.mean(0) - v.mean(0)))
-
-    def means(x: np.ndarray) -> np.ndarray:
-        return x[rng.integers(len(x), size=(draws, len(x)))].mean(1)
-
-    moved = means(u) - means(v)
+    if kin.max() + 1 < min(FEWEST, len(u)):
+        return Estimate(value, 0.0, np.inf)
+    moved = resampled_means(u, kin, _drawn(rng, draws, kin)) - resampled_means(v, np.arange(len(v)), _drawn(rng, draws, np.arange(len(v))))
     low, high = basic_interval(value, np.linalg.norm(moved, axis=1))
     chance = np.linalg.norm(moved - moved.mean(0), axis=1).mean()
     return Estimate(value, low, high, float(chance))
 
 
 def difference_of_distances(a: np.ndarray, b: np.ndarray, v: np.ndarray, *, paired: bool = False, level: float = 0.95, draws: int = 1000,
-                            seed: int = 0) -> Estimate:  # fmt: skip
+                            seed: int = 0, families: tuple[Sequence | None, Sequence | None] = (None, None)) -> Estimate:  # fmt: skip
     """`|mean a - mean v| - |mean b - mean v|`: above 0 where `b` is the closer one. Basic bootstrap interval over all three sets.
 
-    `paired`: row i of `a` and of `b` come from one prompt and seed and are drawn together.
+    `paired`: row i of `a` and of `b` come from one prompt and seed and are drawn together. `families`: those of `a` and of `b`, see
+    `distance_of_means`; with fewer than 3 groups to draw the interval has no ends.
     """
     if paired and len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} samples cannot be paired: draw both methods with the same prompts and seeds")
-    rng = np.random.default_rng(seed)
-    rows = rng.integers(len(a), size=(draws, len(a)))
-    others = rows if paired else rng.integers(len(b), size=(draws, len(b)))
-    centre = v[rng.integers(len(v), size=(draws, len(v)))].mean(1)
-    far = [np.linalg.norm(x[at].mean(1) - centre, axis=1) for x, at in ((a, rows), (b, others))]
+    rng, kin = np.random.default_rng(seed), [labels(own, len(x)) for own, x in zip(families, (a, b))]
+    kin = [joined(*kin)] * 2 if paired else kin
+    first = _drawn(rng, draws, kin[0])
+    drawn = [first, first if paired else _drawn(rng, draws, kin[1])]
+    centre = resampled_means(v, np.arange(len(v)), _drawn(rng, draws, np.arange(len(v))))
+    far = [np.linalg.norm(resampled_means(x, own, at) - centre, axis=1) for x, own, at in zip((a, b), kin, drawn)]
     value = float(np.linalg.norm(a.mean(0) - v.mean(0)) - np.linalg.norm(b.mean(0) - v.mean(0)))
+    if any(own.max() + 1 < min(FEWEST, len(own)) for own in kin):
+        return Estimate(value, -np.inf, np.inf)
     low, high = np.quantile(far[0] - far[1], [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(2 * value - high), float(2 * value - low))
+
+
+def _drawn(rng: np.random.Generator, draws: int, families: np.ndarray) -> np.ndarray:
+    """`(draws, F)`: families drawn with replacement, as many as there are."""
+    count = int(families.max()) + 1
+    return rng.integers(count, size=(draws, count))

@@ -19,21 +19,25 @@ def cells(images) -> np.ndarray:
     return np.bincount([portrait.cell for portrait in probe.read(list(images))], minlength=18)
 
 
-def population_distance(images, target, *, draws: int = 400, seed: int = 0) -> Estimate:
+def population_distance(images, target, *, effective: float | None = None, draws: int = 400, seed: int = 0) -> Estimate:
     """Total variation, 0..1, between the population of `images` and of `target`: a (3, 6) table that is known, or a list of images.
 
-    `floor`: what a perfect sampler of the target measures with as many images, the target's own sampling noise included.
+    `floor`: what a perfect sampler of the target measures with as many images, the target's own sampling noise included. `effective`: how
+    many independent images these are worth (`fusion.evaluation.families`), where some descend from one; None: all are independent.
     """
     known = isinstance(target, np.ndarray)
-    return distance_of_counts(cells(images), np.asarray(target) if known else cells(target), known=known, draws=draws, seed=seed)
+    return distance_of_counts(cells(images), np.asarray(target) if known else cells(target), known=known, effective=effective, draws=draws,
+                              seed=seed)  # fmt: skip
 
 
-def distance_of_counts(counts: np.ndarray, target: np.ndarray, *, known: bool, draws: int = 400, seed: int = 0) -> Estimate:
+def distance_of_counts(counts: np.ndarray, target: np.ndarray, *, known: bool, effective: float | None = None, draws: int = 400,
+                       seed: int = 0) -> Estimate:  # fmt: skip
     """The same from `(18,)` counts; `target` is a population (`known`) or counts that are resampled as well."""
-    rng, number = np.random.default_rng(seed), int(counts.sum())
-    if number < 1 or target.sum() <= 0:
+    rng = np.random.default_rng(seed)
+    if counts.sum() < 1 or target.sum() <= 0:
         raise ValueError("no image to read a population from: draw some samples first")
-    p, q = counts / number, np.ravel(target) / target.sum()
+    number = max(round(counts.sum() if effective is None else effective), 1)
+    p, q = counts / counts.sum(), np.ravel(target) / target.sum()
 
     other = q if known else rng.multinomial(int(target.sum()), q, size=draws) / target.sum()  # (draws, 18)
 

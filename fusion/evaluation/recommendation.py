@@ -18,6 +18,7 @@ import numpy as np
 from fusion.evaluation.estimate import Estimate
 from fusion.evaluation.features import difference_of_distances
 from fusion.evaluation.kid import difference
+from fusion.methods import NAMES
 
 NONE = "There is no evidence from samples against held-out pictures, so no method is recommended: a lower denoising loss alone is none."
 KINDS = {"kid": "KID", "features": "distance in calibrated features"}
@@ -38,21 +39,27 @@ class Recommendation:
 
 
 def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.ndarray, *, kind: str = "kid",
-              paired: bool = False) -> Recommendation:  # fmt: skip
+              paired: bool = False, families: Mapping[str, np.ndarray] | None = None) -> Recommendation:  # fmt: skip
     """From coordinates of every method's samples, `readings[method]` (N, F), and of the held-out images (M, F).
 
-    `rows`: the methods' `Row`s, for titles, distances and costs. `paired`: row i of all readings has the same prompt and seed.
+    `rows`: the methods' `Row`s, for titles, distances and costs. `paired`: row i of all readings has the same prompt and seed. `families`:
+    labels (N,) of the samples that descend from one particle, for methods that have such.
     """
     compared = [row for row in rows if row.method in readings and getattr(row, kind) is not None]
     if len(compared) < 2:
         return Recommendation(NONE)
-    best, *others = sorted(compared, key=lambda row: getattr(row, kind).value)
+    best, *others = sorted(compared, key=lambda row: (getattr(row, kind).value, row.method != "single"))
     same = [row for row in others if np.array_equal(readings[row.method], readings[best.method])]  # such as constant weights by level
     others = [row for row in others if row not in same]
     if not others:
         return Recommendation(NONE)
     judge, level = difference if kind == "kid" else difference_of_distances, 1 - 0.05 / len(others)
-    leads = {row.method: judge(readings[row.method], readings[best.method], held_out, paired=paired, level=level) for row in others}
+    kin = families or {}
+    leads = {
+        row.method: judge(readings[row.method], readings[best.method], held_out, paired=paired, level=level,
+                          families=(kin.get(row.method), kin.get(best.method)))
+        for row in others
+    }  # fmt: skip
     ties = [*same, *(row for row in others if leads[row.method].low <= 0)]
     rival = next((row for row in others if row.method == "single"), others[0])
     lead, counts = leads[rival.method], (len(readings[best.method]), len(held_out))
@@ -103,8 +110,14 @@ def _tied(best, ties) -> str:
 
 
 def _cheapest(rows):
+    """The row of least cost; of equal ones the single model, then the one whose method comes first in `NAMES`, simple ones first."""
+
     def cost(row):
-        return (np.inf, 0, 0) if row.cost is None else (row.cost.evaluations, row.cost.memory, row.cost.training_seconds)
+        kind = row.method.split("/")[0]
+        order = (row.method != "single", NAMES.index(kind) if kind in NAMES else len(NAMES))
+        if row.cost is None:
+            return (np.inf, 0.0, 0.0, 0, *order)
+        return (row.cost.evaluations, round(row.cost.memory, 2), row.cost.training_seconds, row.cost.preparation, *order)
 
     return min(rows, key=cost)
 

@@ -15,11 +15,14 @@ from fusion.evaluation.recommendation import NONE, Recommendation
 from fusion.evaluation.text import table
 from fusion.methods import Cost, Sample
 
+ENDINGS = (".html", ".json")  # what a report can be saved as
+
 
 @dataclass(frozen=True)
 class Row:
     """One method; `fusion.evaluation.columns` says what each figure means. `problem`: why it did not run, in a sentence, else empty.
-    `notes`: sentences on single cells by column, beside those that follow from the figures (`columns.notes`)."""
+    `effective`: how many independent images the samples are worth. `notes`: sentences on single cells by column, beside those that follow
+    from the figures (`columns.notes`)."""
 
     method: str
     title: str
@@ -33,6 +36,7 @@ class Row:
     kid: Estimate | None = None
     diversity: Estimate | None = None
     copies: Estimate | None = None
+    effective: float | None = None
     samples: tuple[Sample, ...] = ()
     problem: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -85,15 +89,14 @@ class Report:
     def save(self, path: str | Path) -> Path:
         """HTML or JSON by the ending of the name. Raises ValueError for another ending."""
         path = Path(path)
-        writers = {".html": self.to_html, ".json": self.to_json}
-        if path.suffix.lower() not in writers:
-            raise ValueError(f"a report is saved as .html or .json, not {path.suffix or 'without an ending'}")
-        path.write_text(writers[path.suffix.lower()](), encoding="utf-8")
+        if path.suffix.lower() not in ENDINGS:
+            raise ValueError(f"a report is saved as {' or '.join(ENDINGS)}, not {path.suffix or 'without an ending'}")
+        path.write_text(self.to_html() if path.suffix.lower() == ".html" else self.to_json(), encoding="utf-8")
         return path
 
 
 def _row(row: Row) -> dict:
-    kept = {key: getattr(row, key) for key in ("method", "title", "weights", "seconds", "problem")}
+    kept = {key: getattr(row, key) for key in ("method", "title", "weights", "seconds", "effective", "problem")}
     kept["cost"] = None if row.cost is None else asdict(row.cost)
     for name in FIGURES:
         estimate = getattr(row, name)

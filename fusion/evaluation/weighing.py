@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from fusion.evaluation.columns import remarks
 from fusion.evaluation.denoiser_features import PromptSpace, denoiser_features, through_autoencoder
 from fusion.evaluation.diversity import Copies, copies, diversity
 from fusion.evaluation.estimate import Estimate
+from fusion.evaluation.families import FEWEST, effective, families_of
 from fusion.evaluation.features import distance_of_means
 from fusion.evaluation.kid import kid
 from fusion.evaluation.loss import held_out_gain, held_out_loss
+from fusion.evaluation.own_loss import measured_on, own_losses
 from fusion.evaluation.population import is_countable, population_distance
 from fusion.evaluation.recommendation import NONE, Recommendation, recommend
 from fusion.methods.coordinates import Coordinates
@@ -22,43 +25,46 @@ from fusion.target import Target
 
 LOSSES = ("single", "uniform", "scorefusion", "scorefusion_levels", "matched", "mixture", "switch")  # whose loss the statistic knows
 RESIDUAL_SAMPLES = 32  # samples a method whose calibrated features are read: 2 L K evaluations each, 128 for four models
-FEWEST = 3  # images on either side of a kernel distance
 
 
 def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None = None, pictures: Target | None = None, population=None,
-          residual_samples: int = RESIDUAL_SAMPLES, progress: Callable[[int, int, str], None] | None = None,
+          residual_samples: int = RESIDUAL_SAMPLES, measured: Target | None = None, progress: Callable[[int, int, str], None] | None = None,
           stop: Callable[[], bool] | None = None) -> tuple[list, Recommendation]:  # fmt: skip
     """The rows with every figure that the arguments allow, and the recommendation. Rows without samples pass through.
 
     `held_out`: statistic of held-out target images, for losses and calibrated features. `pictures`: these images with their prompts, for
     KID, diversity and copies. `population`: the target's, a (3, 6) table that is known or images to count, where the models' cards say that
-    kinds can be counted. `residual_samples`: of how many samples a method the calibrated features are read; 0 for none.
+    kinds can be counted. `residual_samples`: of how many samples a method the calibrated features are read; 0 for none. `measured`: the
+    pictures that `held_out` was measured on, where they are not all `pictures`: for the losses of methods with a network of their own.
     """
     rows, space = list(rows), _space(fit, held_out) if residual_samples else None
     drawn = [place for place, row in enumerate(rows) if row.samples]
     stages = len(drawn) * (2 if space is not None else 1)
     for place in drawn:
-        found = {} if held_out is None else losses(held_out, fit, rows[place].method, _applied(ensemble, rows[place]))
+        _tell(progress, 0, stages, "held-out loss of " + rows[place].title)
+        found = _company(rows[place]) | _losses(ensemble, rows[place], fit, held_out, measured, pictures, stop)
         if population is not None and is_countable(ensemble.cards):
-            found["population"] = population_distance([sample.image for sample in rows[place].samples], population)
+            images = [sample.image for sample in rows[place].samples]
+            found["population"] = population_distance(images, population, effective=found["effective"])
         rows[place] = replace(rows[place], **found)
-    readings = {}
-    for number, place in enumerate(drawn if space is not None else ()):
-        if stop is not None and stop():
-            break
-        _tell(progress, number, stages, "calibrated features of " + rows[place].title)
-        reading = _residuals(ensemble, rows[place], space, held_out, residual_samples, stop)
-        if reading is None:
-            break
-        readings[rows[place].method] = reading
-        distance = distance_of_means(reading, space.read(held_out))
-        rows[place] = replace(rows[place], features=distance, notes=rows[place].notes | _partly(rows[place], len(reading)))
+    readings, kin = {}, {rows[place].method: families_of(_in_order(rows[place].samples)) for place in drawn}
+    if space is not None:
+        tell = lambda n: _tell(progress, n, stages, "calibrated features of " + rows[drawn[n]].title)  # noqa: E731
+        readings = _by_features(ensemble, rows, drawn, space, held_out, residual_samples, kin, tell, stop)
     told = None
     if pictures is not None and not (stop is not None and stop()):
-        told = _by_pictures(ensemble, rows, drawn, pictures, fit, lambda n: _tell(progress, stages - len(drawn) + n, stages, "KID"), stop)
+        tell = lambda n: _tell(progress, stages - len(drawn) + n, stages, "KID")  # noqa: E731
+        told = _by_pictures(ensemble, rows, drawn, pictures, fit, kin, tell, stop)
     if told is None and len(readings) > 1:
-        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]))
+        families = {method: kin[method][: len(reading)] for method, reading in readings.items()}
+        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]), families=families)
     return rows, told or Recommendation(NONE)
+
+
+def _company(row) -> dict:
+    """How many independent images a row's samples are worth, with what they say of themselves."""
+    said = remarks(row.samples)
+    return {"effective": effective(families_of(row.samples)), "notes": {**row.notes, **({"effective": said} if said else {})}}
 
 
 def _tell(progress, done: int, total: int, message: str) -> None:
@@ -67,6 +73,17 @@ def _tell(progress, done: int, total: int, message: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ denoising loss
+
+def _losses(ensemble, row, fit, held_out, measured, pictures, stop) -> dict:
+    """From the statistic where it knows the method; else, where its pictures are at hand, from the method's own network."""
+    if held_out is None:
+        return {}
+    found, known = losses(held_out, fit, row.method, _applied(ensemble, row)), measured_on(held_out, measured, pictures)
+    if found or known is None or (stop is not None and stop()):
+        return found
+    baseline = None if fit is None else one_hot(len(held_out.names), best_single(fit))
+    return own_losses(ensemble, row.samples[0], row.method, held_out, known, baseline, stop=stop)
+
 
 def losses(held_out: ResidualGram, fit, method: str, weights) -> dict:
     """Held-out loss, and what is saved against the best single model, for the methods whose loss the statistic knows; else nothing.
@@ -98,6 +115,22 @@ def _space(fit, held_out) -> Coordinates | None:
     return Coordinates.of(fit.calibrated, held_out.names)
 
 
+def _by_features(ensemble, rows: list, drawn: list[int], space: Coordinates, held_out, most: int, kin: dict, tell, stop) -> dict:
+    """Set the distance in calibrated features in `rows`, one after another until stopped; the readings by method."""
+    readings = {}
+    for number, place in enumerate(drawn):
+        if stop is not None and stop():
+            break
+        tell(number)
+        reading = _residuals(ensemble, rows[place], space, held_out, most, stop)
+        if reading is None:
+            break
+        readings[rows[place].method] = reading
+        distance = distance_of_means(reading, space.read(held_out), families=kin[rows[place].method][: len(reading)])
+        rows[place] = replace(rows[place], features=distance, notes=rows[place].notes | _partly(rows[place], len(reading)))
+    return readings
+
+
 def _residuals(ensemble, row, space, held_out, most: int, stop) -> np.ndarray | None:
     """Coordinates `(N, K-1)` of the first samples by place in the plan; None when stopped before the first."""
     samples = _in_order(row.samples)[:most]
@@ -118,10 +151,18 @@ def _partly(row, read: int) -> dict[str, str]:
 
 # ------------------------------------------------------------------------------------------------ denoiser features
 
-def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, tell, stop) -> Recommendation | None:
-    """Set KID, diversity and copies in `rows`; the recommendation by KID, None where there are too few images or it was stopped."""
-    readable = [place for place in drawn if len(rows[place].samples) >= FEWEST]
-    if not readable or len(pictures) < FEWEST:
+def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, kin: dict, tell, stop) -> Recommendation | None:
+    """Set KID, diversity and copies in `rows`; the recommendation by KID, None where there are too few images or it was stopped.
+
+    `kin`: families of the rows' samples in order, by method.
+    """
+    count = lambda place: len(set(kin[rows[place].method]))  # noqa: E731
+    readable = [place for place in drawn if count(place) >= FEWEST]
+    for place in drawn:
+        if count(place) < FEWEST <= len(rows[place].samples):
+            few = f"Not measured: its {len(rows[place].samples)} samples descend from {count(place)} particles, and {FEWEST} are needed."
+            rows[place] = replace(rows[place], notes={**rows[place].notes, "kid": few, "diversity": few})
+    if not readable or len(pictures) < FEWEST:  # images on either side of a kernel distance
         return None
     held = through_autoencoder(ensemble, pictures.images)
     try:
@@ -140,14 +181,17 @@ def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, 
     target, readings = space.read(target, pictures.prompts), {}
     known = None if fit is None or fit.target is None else _latents(ensemble, through_autoencoder(ensemble, fit.target.images))
     for place, reading in zip(readable, space.samples):
-        readings[rows[place].method] = reading
-        found = {"kid": kid(reading, target), "diversity": diversity(reading, target), "notes": rows[place].notes}
+        readings[rows[place].method], own = reading, kin[rows[place].method]
+        found = {"kid": kid(reading, target, own), "diversity": diversity(reading, target, own), "notes": rows[place].notes}
         if known is not None:
-            seen = copies(_latents(ensemble, [sample.image for sample in rows[place].samples]), known, _latents(ensemble, held))
+            samples = _latents(ensemble, [sample.image for sample in _in_order(rows[place].samples)])
+            seen = copies(samples, known, _latents(ensemble, held), own)
             share, remark = copied(seen)
             found |= {"copies": share, "notes": found["notes"] | remark}
         rows[place] = replace(rows[place], **found)
-    return recommend(rows, readings, target, paired=_paired([rows[place] for place in readable])) if len(readings) > 1 else None
+    if len(readings) < 2:
+        return None
+    return recommend(rows, readings, target, paired=_paired([rows[place] for place in readable]), families=kin)
 
 
 def _latents(ensemble, images) -> np.ndarray:

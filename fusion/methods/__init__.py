@@ -23,6 +23,8 @@ NAMES: tuple[str, ...] = (
     "scratch",
 )
 TRAINED = ("finetune", "transfer", "transfer_unfrozen", "scratch")  # these draw with what they trained; their recipes need its file
+SHARING = ("transfer", "transfer_unfrozen")  # ... of these, those that read prompts through what all models share
+SINGLES = "singles"  # no method, but every member alone: one for each, named single/MEMBER (`fusion.methods.single.singles`)
 METHODS = Lazy(NAMES, "fusion.methods", "METHOD")  # name -> Method; torch is imported when the first one is taken out
 
-__all__ = ["METHODS", "NAMES", "Cost", "Method", "MethodError", "Sample", "SamplingPlan", "TRAINED"]
+__all__ = ["METHODS", "NAMES", "Cost", "Method", "MethodError", "Sample", "SamplingPlan", "SHARING", "SINGLES", "TRAINED"]

@@ -16,7 +16,7 @@ import torch
 
 from fusion.methods.drawing import checked_weights, constant_cost, draw, needs_fit, values_of
 from fusion.methods.particles import Particles, average
-from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
+from fusion.methods.plan import Cost, Method, Remark, Sample, SamplingPlan
 from fusion.methods.stochastic import by_chain
 
 
@@ -42,17 +42,18 @@ def _offsets(batch: Sequence[tuple[str, int]], groups: Sequence[torch.Tensor]):
     return lambda group: float(torch.rand((), generator=streams[group], dtype=torch.float64))
 
 
-def _notes(found: Particles) -> list[str]:
-    notes = [""] * len(found.lineage)
+def _remarks(found: Particles, batch: Sequence[tuple[str, int]]) -> list[Remark]:
+    remarks = [Remark()] * len(batch)
     for g, group in enumerate(found.groups):
         note = (f"effective sample size {found.lowest[g]:.1f} of {len(group)}, {found.remaining(g)} lineages left" if len(group) > 1
                 else "alone with its prompt in its batch: not corrected")  # fmt: skip
         for i in group.tolist():
-            notes[i] = note
-    return notes
+            remarks[i] = Remark(note, tuple(batch[int(found.lineage[i])]))
+    return remarks
 
 
-def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance, *, quietest: float = 0.0) -> tuple[list, list[str]]:
+def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance, *,
+            quietest: float = 0.0) -> tuple[list, list[Remark]]:  # fmt: skip
     groups = prompt_groups(batch)
 
     def chain(predict, x, steps, noise):
@@ -61,7 +62,7 @@ def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance, *
 
         active = torch.from_numpy(weights[weights > 0])
         found = average(predict, x, steps, active, noise, groups, _offsets(batch, groups), tell, quietest)
-        return found.x, _notes(found)
+        return found.x, _remarks(found, batch)
 
     return by_chain(ensemble, plan, weights, batch, chain)
 

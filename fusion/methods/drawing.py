@@ -17,7 +17,7 @@ import torch
 
 from fusion.guidance import guided_steps
 from fusion.memory import free, out_of_memory
-from fusion.methods.plan import Cost, MethodError, Sample, SamplingPlan, Stopped
+from fusion.methods.plan import Cost, MethodError, Remark, Sample, SamplingPlan, Stopped
 from fusion.sampler import fused
 
 
@@ -27,8 +27,9 @@ def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | No
     `plan.stop()` turns true. A batch that memory has no room for is drawn in halves, and so are those after it.
 
     `weights`: (K,) or `Weights`. `shown` (K,): what samples state as their weights where that differs from what is applied.
-    `images(ensemble, plan, weights, batch, advance) -> (images, notes)` draws one batch of `(prompt, seed)` and calls `advance(message="")`
-    after every step; None: the stock pipeline with the fused denoiser.
+    `images(ensemble, plan, weights, batch, advance) -> (images, remarks)` draws one batch of `(prompt, seed)` and calls
+    `advance(message="")` after every step; it has a `Remark` on each image, or none at all. None: the stock pipeline with the fused
+    denoiser.
     """
     shares = mean_weights(weights) if shown is None else np.asarray(shown, dtype=float)
     batches, applied, fits = plan.batches(jobs), weights if shown is None else shown, None
@@ -38,7 +39,7 @@ def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | No
             now = batch[at : at + (fits or len(batch))]
             try:
                 advance = _advance(plan, number * plan.steps, len(batches) * plan.steps, member or method)
-                drawn, notes = (images or by_pipeline)(ensemble, plan, weights, now, advance)
+                drawn, remarks = (images or by_pipeline)(ensemble, plan, weights, now, advance)
             except Stopped:
                 return
             except Exception as error:
@@ -49,7 +50,8 @@ def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | No
                 free()
                 continue
             for place, (image, (prompt, seed)) in enumerate(zip(drawn, now)):
-                yield Sample(image, method, prompt, seed, shares, member, applied, now, place, at, notes[place] if notes else "")
+                told = remarks[place] if remarks else Remark()
+                yield Sample(image, method, prompt, seed, shares, member, applied, now, place, at, told.note, family=told.family)
             at += len(now)
 
 
@@ -70,8 +72,8 @@ def _advance(plan: SamplingPlan, done: int, total: int, label: str) -> Callable[
     return advance
 
 
-def by_pipeline(ensemble, plan: SamplingPlan, weights, batch, advance: Callable[..., None]) -> tuple[list, list[str]]:
-    """One call of the stock pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. No notes."""
+def by_pipeline(ensemble, plan: SamplingPlan, weights, batch, advance: Callable[..., None]) -> tuple[list, list[Remark]]:
+    """One call of the stock pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. No remarks."""
     with fused(ensemble, weights, interval=plan.interval) as pipeline:  # not held while `draw` waits for its caller, who may draw meanwhile
         arguments = arguments_for(pipeline, plan, ensemble, batch)
         with torch.no_grad(), quiet(pipeline), _every_step(pipeline, arguments, advance):
@@ -150,8 +152,13 @@ def mean_weights(weights) -> np.ndarray:
 
 
 def checked_weights(ensemble, weights, *, levels: bool = False):
-    """The weights, rounding errors taken off. Raises MethodError for another length, NaN, negative values or a wrong sum."""
-    values, count = values_of(weights), len(ensemble.members)
+    """The weights of an ensemble, as `weights_for` says."""
+    return weights_for(len(ensemble.members), weights, levels=levels)
+
+
+def weights_for(count: int, weights, *, levels: bool = False):
+    """Weights of `count` models, rounding errors taken off. Raises MethodError for another length, NaN, negative values or a wrong sum."""
+    values = values_of(weights)
     if values.ndim not in (1, 2) or values.shape[-1] != count:
         raise MethodError(f"weights of shape {values.shape} for {count} models: give one weight for each model")
     if values.ndim == 2 and not levels:

@@ -21,7 +21,7 @@ ENOUGH = 0.5  # resample when the effective sample size falls below this share o
 
 @dataclass
 class Particles:
-    """What became of B particles. `log_weights` (B,): gathered since the last resampling, those of the last step included.
+    """What became of B particles. `log_weights` (B,): gathered since the last resampling, what the step to the image adds included.
 
     `lineage` (B,): which particle each descends from. `lowest` (G,): the smallest effective sample size of each group, before resampling.
     """
@@ -105,5 +105,5 @@ def average(predict: Predict, x: Tensor, steps: list[Step], weights: Tensor, dra
         before = mean
         if tell is not None:
             tell(i, sizes)
-    found.x, found.log_weights = x, gathered
+    found.x, found.log_weights = x, gathered if last is None else gathered - 0.5 * last * steps[-1].place  # the rate ends at 0, see `rate`
     return found

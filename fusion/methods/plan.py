@@ -112,6 +112,14 @@ class SamplingPlan:
         return self.stop is not None and bool(self.stop())
 
 
+@dataclass(frozen=True)
+class Remark:
+    """What a method says of one image: `note`, `family` as in `Sample`."""
+
+    note: str = ""
+    family: tuple[str, int] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One image and all that it takes to draw it again.
@@ -122,6 +130,8 @@ class Sample:
     `before`: images of the planned batch that earlier calls drew, where memory had no room for all of it.
     `note`: what the method has to say about this image, for its label; may be empty.
     `trained`: what was trained to draw it, where the method trains; a recipe keeps its file.
+    `family`: `(prompt, seed)` of the particle that the image descends from, where a method resamples images of a batch into one another:
+    those of one family are near-copies until late and no independent draws. None: independent of all others.
     """
 
     image: Image.Image
@@ -136,6 +146,7 @@ class Sample:
     before: int = 0
     note: str = ""
     trained: Any = None
+    family: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from fusion.guidance import inside
 from fusion.methods.drawing import arguments_for, generators_for, quiet
-from fusion.methods.plan import SamplingPlan
+from fusion.methods.plan import Remark, SamplingPlan
 from fusion.methods.reverse import Predict, Step, schedule
 from fusion.sampler import FusedDenoiser, LevelTable
 from models.conditioning import named_arguments
 from models.families import decode
 
-Chain = Callable[[Predict, Tensor, list[Step], Callable[[], Tensor]], tuple[Tensor, list[str]]]
-"""`chain(predict, x, steps, draw) -> (latents, notes)`: from unit noise `x` (B, ...) to images, with fresh noise from `draw()`."""
+Chain = Callable[[Predict, Tensor, list[Step], Callable[[], Tensor]], tuple[Tensor, list[Remark]]]
+"""`chain(predict, x, steps, draw) -> (latents, remarks)`: from unit noise `x` (B, ...) to images, with fresh noise from `draw()`."""
 
 
 class Finished(Exception):
@@ -36,7 +36,7 @@ class Takeover(FusedDenoiser):
     def __init__(self, ensemble, weights: np.ndarray, relay, chain: Chain, plan: SamplingPlan, generators: Sequence[torch.Generator]):
         super().__init__(ensemble, LevelTable(weights, len(ensemble)), relay, plan.interval)
         self.active, self.chain, self.guidance, self.generators = np.flatnonzero(weights > 0), chain, plan.guidance, generators
-        self.latents, self.notes = None, []
+        self.latents, self.remarks = None, []
 
     def forward(self, *args: object, return_dict: bool = True, **kwargs: object) -> NoReturn:
         given = named_arguments(self.networks[0], args, kwargs)
@@ -46,7 +46,7 @@ class Takeover(FusedDenoiser):
         timesteps, levels = self._levels()
         noise = lambda: torch.stack([torch.randn(x.shape[1:], generator=g) for g in self.generators]).to(x.device)  # noqa: E731
         predict = lambda latents, i: self._clean(latents, timesteps[i], levels[i], given, inside(self.interval, i, len(levels)))  # noqa: E731
-        self.latents, self.notes = self.chain(predict, x, schedule(self.ensemble.noise, levels), noise)
+        self.latents, self.remarks = self.chain(predict, x, schedule(self.ensemble.noise, levels), noise)
         raise Finished
 
     def _levels(self) -> tuple[Tensor, Tensor]:
@@ -75,8 +75,9 @@ class Takeover(FusedDenoiser):
         return torch.stack(found)
 
 
-def by_chain(ensemble, plan: SamplingPlan, weights: np.ndarray, batch: Sequence[tuple[str, int]], chain: Chain) -> tuple[list, list[str]]:
-    """`(images, notes)` of one batch of `(prompt, seed)`: text encoded and latents decoded once."""
+def by_chain(ensemble, plan: SamplingPlan, weights: np.ndarray, batch: Sequence[tuple[str, int]],
+             chain: Chain) -> tuple[list, list[Remark]]:  # fmt: skip
+    """`(images, remarks)` of one batch of `(prompt, seed)`: text encoded and latents decoded once."""
     pipeline, slot, relay = ensemble.pipeline, ensemble.family.slot, ensemble.relay()
     generators, size = generators_for(batch), (plan.height or ensemble.size[0], plan.width or ensemble.size[1])
     takeover = Takeover(ensemble, weights, relay, chain, plan, generators)
@@ -89,4 +90,4 @@ def by_chain(ensemble, plan: SamplingPlan, weights: np.ndarray, batch: Sequence[
         pass
     finally:
         setattr(pipeline, slot, previous)
-    return decode(pipeline, ensemble.family, takeover.latents, size), takeover.notes
+    return decode(pipeline, ensemble.family, takeover.latents, size), takeover.remarks

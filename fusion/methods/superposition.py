@@ -15,7 +15,7 @@ import torch
 from fusion.methods.densities import superpose
 from fusion.methods.drawing import constant_cost, draw
 from fusion.methods.mixture import proportions
-from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
+from fusion.methods.plan import Cost, Method, Remark, Sample, SamplingPlan
 from fusion.methods.stochastic import by_chain
 
 
@@ -25,7 +25,7 @@ def shares_told(names, kappa: np.ndarray) -> str:
     return ", ".join(f"{kappa[k]:.2f} {names[k]}" for k in order)
 
 
-def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance) -> tuple[list, list[str]]:
+def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance) -> tuple[list, list[Remark]]:
     names = [ensemble.names[k] for k in np.flatnonzero(weights > 0)]
 
     def chain(predict, x, steps, noise):
@@ -33,7 +33,7 @@ def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance) -
             advance(f"superposition: {float(kappa.max(0).values.mean()):.0%} decided")
 
         x, odds = superpose(predict, x, steps, torch.from_numpy(weights[weights > 0]), noise, tell=tell)
-        return x, [shares_told(names, kappa.numpy()) for kappa in torch.softmax(odds, 0).T]
+        return x, [Remark(shares_told(names, kappa.numpy())) for kappa in torch.softmax(odds, 0).T]
 
     return by_chain(ensemble, plan, weights, batch, chain)
 

@@ -13,16 +13,17 @@ import torch
 
 from fusion.methods.densities import superpose
 from fusion.methods.drawing import checked_weights, constant_cost, draw, values_of
-from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
+from fusion.methods.plan import Cost, Method, Remark, Sample, SamplingPlan
 from fusion.methods.stochastic import by_chain
 
 
-def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance) -> tuple[list, list[str]]:
+def _images(ensemble, plan: SamplingPlan, weights: np.ndarray, batch, advance) -> tuple[list, list[Remark]]:
     def chain(predict, x, steps, noise):
         active = torch.from_numpy(weights[weights > 0])
         tell = lambda _step, _kappa: advance("superposition: equal densities")  # noqa: E731
         x, odds = superpose(predict, x, steps, active, noise, equal=True, tell=tell)
-        return x, [f"log densities equal to {gap:.2g}" for gap in (odds.max(0).values - odds.min(0).values).tolist()]
+        gaps = (odds.max(0).values - odds.min(0).values).tolist()
+        return x, [Remark(f"log densities equal to {gap:.2g}") for gap in gaps]
 
     return by_chain(ensemble, plan, weights, batch, chain)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fusion.methods.drawing import by_pipeline, checked_weights, constant_cost, draw, needs_fit, values_of
-from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.plan import Cost, Method, MethodError, Remark, Sample, SamplingPlan
 from fusion.weights import Weights
 
 
@@ -81,7 +81,7 @@ def _weights(ensemble, fit, plan: SamplingPlan):
 def run(ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
     weights = _weights(ensemble, fit, plan)
     note = told(ensemble.names, weights)
-    images = lambda *asked: (by_pipeline(*asked)[0], [note] * plan.batch_size)  # noqa: E731
+    images = lambda *asked: (by_pipeline(*asked)[0], [Remark(note)] * plan.batch_size)  # noqa: E731
     yield from draw(ensemble, plan, weights, method="switch", images=images)
 
 

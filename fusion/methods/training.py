@@ -1,4 +1,8 @@
-"""What the methods that train on the target images have in common: prepare once, draw with one adapted member, say the price before."""
+"""What the methods that train on the target images have in common: prepare once, draw with one adapted member, say the price before.
+
+The small LoRA that the papers put on their base network goes on the best single member here: an ensemble need not have a common base, and
+of the networks at hand this one starts nearest to the target.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ def _prepare(way: Way, ensemble, fit, plan: SamplingPlan):
     target = _target(way, fit)
     k = best_single(fit)
     with _refusals():
-        fit = _with_representation(way, ensemble, fit, k, plan)
+        fit = represented(ensemble, fit, k, plan) if way.reads == "shared" else fit
         code = fit.trained.get(SHARED) if way.reads == "shared" else _random(ensemble, k, target) if way.reads else None
         trained = adapt(ensemble, k, target.images, target.prompts, method=way.name, representation=code, freeze=way.freeze,
                         notes=_notes(code, way), progress=plan.progress, stop=plan.stop)  # fmt: skip
@@ -111,16 +115,26 @@ def shipped(ensemble, k: int):
     return found if fits(found, ensemble, k) else None
 
 
-def _with_representation(way: Way, ensemble, fit, k: int, plan: SamplingPlan):
-    """The fit with a shared representation for these models, where this way needs one: its own, the shipped one, or learned now."""
-    if way.reads != "shared" or SHARED in fit.trained:
+def represented(ensemble, fit, k: int, plan: SamplingPlan):
+    """The fit with a representation that these models share: its own, the one shipped for member k, or learned now, which takes minutes.
+
+    `fit.trained[SHARED].about.diagnosis` says what it is worth. Raises MethodError where the models read no prompt, and when stopped.
+    """
+    if SHARED in fit.trained:
         return fit
     found = shipped(ensemble, k)
     if found is None:
         from fusion.transfer.source_phase import learned_for
 
-        found = learned_for(ensemble, list(fit.target.prompts), progress=plan.progress, stop=plan.stop)
+        with _refusals():
+            found = learned_for(ensemble, list(fit.target.prompts), progress=plan.progress, stop=plan.stop)
     return replace(fit, trained={**fit.trained, SHARED: found})
+
+
+def verdict_of(representation) -> str:
+    """Whether the models it was learned on share it, in a sentence; that nobody knows, where it came without a diagnosis."""
+    undiagnosed = "Whether the models share this representation was never measured: make one with `python -m fusion represent`."
+    return str(representation.about.diagnosis.get("verdict") or undiagnosed)
 
 
 def _random(ensemble, k: int, target):

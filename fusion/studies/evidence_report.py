@@ -24,10 +24,11 @@ Made by `python -m fusion study evidence`. Do not edit. The page shows these fig
 
 {samples} samples a method, target and seed at {steps} steps; seeds: {seeds}. Every method is fitted to the {fitted} images of the target
 and weighed on its {held_out} held-out ones. A seed changes the sampling seeds and the noise of the target's statistic; what a method
-searches or trains is found once for each target. In each cell: the mean over seeds with Student's 95 % interval for it, then in brackets
+searches or trains is found once for each target, so that the spread over seeds leaves out that of training. In each cell: the mean over seeds with Student's 95 % interval for it, then in brackets
 the 95 % interval over samples (of one seed, its ends averaged; for the population over the samples of all seeds together). Calibrated
 features were read on {residual} samples of the first seed. Population: total variation to the target's known population, by the probe;
-the floor is what a perfect sampler measures with as many samples. The recommendation sees no population.
+the floor is what a perfect sampler measures with as many samples. The exact barycenter resamples the images of a prompt into one another;
+its intervals count those of a prompt as one. The recommendation sees no population.
 """
 
 
@@ -62,13 +63,14 @@ def _target(target: str, seeds: list[dict]) -> dict:
     for first in seeds[0]["rows"]:
         same = [row for one in seeds for row in one["rows"] if row["method"] == first["method"]]
         figures = {name: _figure([row[name] for row in same if row[name] is not None]) for name in FIGURES}
-        pooled = distance_of_counts(np.sum([row["cells"] for row in same], 0), truth, known=True)
+        pooled = distance_of_counts(np.sum([row["cells"] for row in same], 0), truth, known=True,
+                                    effective=sum(row["effective"] for row in same))  # fmt: skip
         move = pooled.value - figures["population"]["value"]  # a distance of few samples is biased upwards: that of all is nearer the truth
         over = figures["population"]["seeds"]
         figures["population"] |= {"value": pooled.value, "samples": [pooled.low, pooled.high],
                                   "seeds": None if over is None else [end + move for end in over]}  # fmt: skip
         remarks = {name: text for row in same for name, text in row["notes"].items()}
-        rows.append({key: first[key] for key in ("method", "title", "cost", "preparing")} | {
+        rows.append({key: first[key] for key in ("method", "title", "cost", "preparing", "effective")} | {
             "figures": figures, "notes": remarks, "seconds": _mean([row["seconds"] for row in same])})  # fmt: skip
     floor = distance_of_counts(np.sum([seeds[0]["rows"][0]["cells"]] * len(seeds), 0), truth, known=True).floor
     rows.sort(key=lambda row: row["figures"]["kid"]["value"])

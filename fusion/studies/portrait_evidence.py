@@ -8,6 +8,7 @@ import numpy as np
 
 from fusion.evaluation.denoiser_features import PromptSpace
 from fusion.evaluation.diversity import diversity
+from fusion.evaluation.families import effective, labels
 from fusion.evaluation.kid import kid
 from fusion.evaluation.population import distance_of_counts
 from fusion.evaluation.recommendation import Recommendation, recommend
@@ -21,14 +22,22 @@ def judged(drawn: Mapping[str, Pictures], held_out: Pictures, population: np.nda
     """A row for every method, its population against the known one, and the recommendation, which does not see that."""
     space = PromptSpace.of([one.features for one in drawn.values()], [one.prompts for one in drawn.values()])
     target = space.read(held_out.features, held_out.prompts)
-    readings = dict(zip(drawn, space.samples))
+    readings, kin = dict(zip(drawn, space.samples)), {name: families(name, one) for name, one in drawn.items()}
     rows = [
-        Row(name, METHODS[name].title, {}, costs.get(name), kid=kid(readings[name], target), diversity=diversity(readings[name], target),
-            population=distance_of_counts(np.bincount(one.cells, minlength=18), np.asarray(population).ravel(), known=True))
+        Row(name, METHODS[name].title, {}, costs.get(name), kid=kid(readings[name], target, kin[name]),
+            diversity=diversity(readings[name], target, kin[name]), effective=effective(labels(kin[name], len(one))),
+            population=distance_of_counts(np.bincount(one.cells, minlength=18), np.asarray(population).ravel(), known=True,
+                                          effective=effective(labels(kin[name], len(one)))))
         for name, one in drawn.items()
     ]  # fmt: skip
     first = next(iter(drawn.values())).seeds
-    return rows, recommend(rows, readings, target, paired=all(np.array_equal(one.seeds, first) for one in drawn.values()))
+    return rows, recommend(rows, readings, target, paired=all(np.array_equal(one.seeds, first) for one in drawn.values()), families=kin)
+
+
+def families(method: str, pictures: Pictures) -> tuple[str, ...] | None:
+    """Labels of pictures that may descend from one particle; None where all are independent. What is kept of a picture does not tell its
+    ancestor, so those of one prompt, which alone are resampled into one another, all count as kin."""
+    return pictures.prompts if method == "barycenter" else None
 
 
 def share_of_cells(pictures: Pictures) -> np.ndarray:

@@ -121,11 +121,16 @@ def judge(losses: Sequence[Loss], left_out: Sequence[Loss]) -> tuple[bool | None
         return None, (f"Whether the sources share a representation cannot be told: {worst.source} loses {worst.share:.0%}, but up to "
                       f"{worst.interval[1]:.0%} is possible. Measure with more images.")  # fmt: skip
     if not left_out:
-        return None, (f"Every source keeps its prompts (at most {worst.share:.0%} is lost), but whether that carries over to a new "
-                      "population was not tried: leave sources out in turn.")  # fmt: skip
+        return None, (f"Every source keeps its prompts (at most {_lost(worst.interval[1])} is lost), but whether that carries over to a "
+                      "new population was not tried: leave sources out in turn.")  # fmt: skip
     own, other = (max(found, key=lambda loss: loss.share) for found in (losses, left_out))
-    return True, (f"The sources share a representation: through it {own.source} loses most, {own.share:.0%} of what the prompt is worth; "
-                  f"through one learned without it, {other.source} loses most, {other.share:.0%}.")  # fmt: skip
+    return True, (f"The sources share a representation: through it {own.source} loses most, {_lost(own.share)} of what the prompt is "
+                  f"worth; through one learned without it, {other.source} loses most, {_lost(other.share)}.")  # fmt: skip
+
+
+def _lost(share: float) -> str:
+    """A share as it is said: a source that chance lets gain a little loses nothing."""
+    return f"{max(0.0, share):.0%}"
 
 
 # ------------------------------------------------------------------------------------------------ effective dimension

@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from html import escape
 
-import numpy as np
-
 from . import charts, engine, jobs, models_section, texts
 from .panel import notes, progress, section
-
-WIDE = 0.5  # an interval this wide decides nothing
 
 
 def render(session) -> str:
@@ -101,18 +97,8 @@ def rows(fit, names) -> list[list[str]]:
 
 
 def plain_why(session) -> str:
-    """One sentence on why the two answers differ, or that they agree."""
-    fit = session.fit
-    if fit.calibrated is None:
-        return session.tell("fit.why_uncalibrated")
-    distance = 0.5 * np.abs(np.asarray(fit.calibrated.proportions_) - np.asarray(fit.published.weights_)).sum()
-    return session.tell("fit.why_differ" if distance > 0.1 else "fit.why_agree")
-
-
-def undecided(fit) -> bool:
-    """True if the pictures hardly narrow down the proportions."""
-    interval = fit.calibrated.interval_ if fit.calibrated is not None else None
-    return interval is not None and float(np.max(np.asarray(interval)[:, 1] - np.asarray(interval)[:, 0])) > WIDE
+    """One sentence on how the two answers stand to each other, and why they differ where they do (`Fit.verdict`)."""
+    return session.tell(f"fit.why.{session.fit.verdict()}")
 
 
 def verdicts(session) -> list[tuple[str, str]]:
@@ -122,7 +108,7 @@ def verdicts(session) -> list[tuple[str, str]]:
         said.append(("warn", tell("fit.outside", p=_p(fit.calibrated.p_value_))))
     elif fit.calibrated is not None:
         said.append(("info", tell("fit.inside", p=_p(fit.calibrated.p_value_))))
-    if undecided(fit):
+    if fit.undecided:
         said.append(("warn", tell("fit.undecided")))
     if not fit.published.determined_:
         said.append(("info", tell("fit.flat")))

@@ -12,7 +12,8 @@ from . import charts, texts
 
 COST = ("evaluations", "memory", "training_seconds")
 DISTANCES = ("kid", "features", "population")  # what is plotted, where it was measured
-TEXTS = ("kid", "features", "population", "diversity", "copies", "loss", "gain", *COST, "seconds")  # columns with sentences of our own
+# columns with sentences of our own
+TEXTS = ("kid", "features", "population", "diversity", "copies", "effective", "loss", "gain", *COST, "seconds")
 
 
 def render(session, report: dict, *, key: str) -> str:

@@ -1,85 +1,7 @@
-// The mixer: sliders whose weights always sum to 1, with the loss and the distance to the population following the drag.
-// The first part is pure arithmetic, tested against Python; `mountMixer` at the end draws. Gradio runs this file as `js_on_load`.
+// The mixer: sliders whose weights always sum to 1, with the loss and a distance to the target following the drag, and a map of three models.
+// It draws; its arithmetic is mixer_weights.js, which stands before it where Gradio runs both as `js_on_load`.
 
 const MARKS = ["●", "■", "▲", "◆", "★", "⬟", "▼", "✚"];
-
-// Set weights[index] to value; the other unlocked ones are rescaled in proportion (equally if all are zero); locked ones stay.
-function rescale(weights, locked, index, value) {
-  const free = weights.map((_, i) => i !== index && !locked[i]);
-  const held = weights.reduce((sum, w, i) => sum + (locked[i] && i !== index ? w : 0), 0);
-  const room = Math.max(0, 1 - held);
-  const count = free.filter(Boolean).length;
-  if (locked[index] || count === 0) return weights.slice();
-  const moved = Math.min(Math.max(value, 0), room);
-  const before = weights.reduce((sum, w, i) => sum + (free[i] ? w : 0), 0);
-  const left = room - moved;
-  return weights.map((w, i) => {
-    if (i === index) return moved;
-    if (!free[i]) return w;
-    return before > 1e-12 ? (w * left) / before : left / count;
-  });
-}
-
-// What comes nearest to `wanted` while locked weights stay: the unlocked ones share, in its proportions, what the locked ones leave.
-function within(weights, locked, wanted) {
-  const free = weights.map((_, i) => !locked[i]);
-  const room = Math.max(0, 1 - weights.reduce((sum, w, i) => sum + (free[i] ? 0 : w), 0));
-  const sum = wanted.reduce((total, w, i) => total + (free[i] ? w : 0), 0), count = free.filter(Boolean).length;
-  return weights.map((w, i) => (!free[i] ? w : sum > 1e-12 ? (wanted[i] * room) / sum : room / count));
-}
-
-// Round to `decimals` so that the rounded numbers still sum to 1: the largest remainders are rounded up.
-function largestRemainder(weights, decimals = 2) {
-  const scale = 10 ** decimals;
-  const exact = weights.map((w) => w * scale);
-  const floor = exact.map((x) => Math.floor(x + 1e-9));
-  const missing = Math.max(0, Math.round(scale * weights.reduce((a, b) => a + b, 0)) - floor.reduce((a, b) => a + b, 0));
-  const order = exact.map((x, i) => [floor[i] - x, i]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
-  for (let n = 0; n < missing; n++) floor[order[n % order.length][1]] += 1;
-  return floor.map((n) => n / scale);
-}
-
-// w'Qw - 2 c'w + k; c and k may be null and 0.
-function quadratic(q, c, k, w) {
-  let total = k || 0;
-  for (let i = 0; i < w.length; i++) {
-    let row = 0;
-    for (let j = 0; j < w.length; j++) row += q[i][j] * w[j];
-    total += w[i] * (row - (c ? 2 * c[i] : 0));
-  }
-  return total;
-}
-
-// Length of `w A + b`, plus, where a blend was measured, a smooth correction `exp(-|w - at|^2 / 2 length^2) amounts` (see fusion/methods/matching.py).
-function mapped(form, w) {
-  const u = form.b.slice();
-  form.a.forEach((row, i) => row.forEach((x, d) => { u[d] += w[i] * x; }));
-  (form.at || []).forEach((point, m) => {
-    const k = Math.exp(-point.reduce((s, p, i) => s + (w[i] - p) ** 2, 0) / (2 * form.length ** 2));
-    form.amounts[m].forEach((x, d) => { u[d] += k * x; });
-  });
-  return Math.sqrt(u.reduce((s, x) => s + x * x, 0));
-}
-
-// Cividis, eight stops, for magnitudes.
-const CIVIDIS = [[0, 34, 78], [35, 62, 108], [77, 87, 109], [110, 112, 115], [145, 139, 118], [181, 168, 106], [219, 200, 82], [254, 232, 56]];
-function cividis(x) {
-  const at = Math.min(Math.max(x, 0), 1) * (CIVIDIS.length - 1), i = Math.min(Math.floor(at), CIVIDIS.length - 2);
-  return "rgb(" + CIVIDIS[i].map((v, c) => Math.round(v + (at - i) * (CIVIDIS[i + 1][c] - v))).join(",") + ")";
-}
-
-// Barycentric weights (a, b, c) to the plane and back; the triangle has its corners at A (left), B (right), C (top).
-const CORNERS = [[30, 236], [290, 236], [160, 24]];
-const toPlane = (t) => [0, 1].map((d) => t[0] * CORNERS[0][d] + t[1] * CORNERS[1][d] + t[2] * CORNERS[2][d]);
-function fromPlane(x, y) {
-  const [a, b, c] = CORNERS;
-  const det = (b[1] - c[1]) * (a[0] - c[0]) + (c[0] - b[0]) * (a[1] - c[1]);
-  const u = ((b[1] - c[1]) * (x - c[0]) + (c[0] - b[0]) * (y - c[1])) / det;
-  const v = ((c[1] - a[1]) * (x - c[0]) + (a[0] - c[0]) * (y - c[1])) / det;
-  const t = [u, v, 1 - u - v].map((w) => Math.max(w, 0));
-  const sum = t[0] + t[1] + t[2];
-  return t.map((w) => w / sum);
-}
 
 function el(tag, attributes = {}, ...children) {
   const svg = ["svg", "path", "circle", "text", "polygon", "g", "title"].includes(tag);
@@ -136,7 +58,7 @@ function mountMixer(element, props, trigger, watch) {
     undo.push(weights.slice());
     if (undo.length > 50) undo.shift();
   }
-  function release(why) { held = false; sent += 1; trigger("release", { weights: weights.slice(), mode: data.mode, why, count: sent }); }
+  function release(why) { held = false; sent += 1; if (parts.recolour) parts.recolour(); trigger("release", { weights: weights.slice(), mode: data.mode, why, count: sent }); }
   function jump(next, why) { keep(); weights = why === "undo" ? next.slice() : within(weights, locked, next); paint(); release(why); }
 
   function row(i) {
@@ -158,7 +80,7 @@ function mountMixer(element, props, trigger, watch) {
     track.append(slider);
     const number = el("output", { class: "mx-number" });
     const lock = el("button", { type: "button", class: "mx-small", "aria-label": data.texts.lock + " " + data.names[i],
-      onclick: () => { locked[i] = !locked[i]; paint(); } });
+      onclick: () => { locked[i] = !locked[i]; paint(); if (parts.recolour) parts.recolour(); } });
     const only = el("button", { type: "button", class: "mx-small", "aria-label": data.texts.only + " " + data.names[i],
       onclick: () => jump(weights.map((_, j) => (j === i ? 1 : 0)), "only") }, data.texts.only);
     const name = el("div", { class: "mx-name" }, el("i", { style: `color:${data.colours[i]}`, "aria-hidden": true }, MARKS[i % MARKS.length]), data.names[i]);
@@ -166,17 +88,17 @@ function mountMixer(element, props, trigger, watch) {
     return { node, slider, number, lock };
   }
 
-  function slot(label, help, digits, scale) {
+  function slot(label, unit, help, digits, scale) {
     const value = el("b", {}, "–"), gap = el("span", { class: "mx-gap" }), meter = el("div", {});
-    const node = el("div", { class: "mx-read", title: help }, el("span", { class: "mx-label" }, label), value, el("div", { class: "mx-meter" }, meter), gap);
+    const node = el("div", { class: "mx-read", title: help }, el("span", { class: "mx-label" }, label, el("small", {}, unit)), value, el("div", { class: "mx-meter" }, meter), gap);
     return { node, value, gap, meter, digits, scale: scale || 1 };
   }
 
   function build() {
     const t = data.texts;
     parts = { rows: data.names.map((_, i) => row(i)) };
-    parts.distance = slot(t.distance, t.distanceHelp, 3, spread(mode().distance));
-    parts.loss = slot(t.loss, t.lossHelp, 5, spread(data.loss));
+    parts.distance = slot(t.distance, t.distanceUnit, t.distanceHelp, 3, spread(mode().distance));
+    parts.loss = slot(t.loss, t.lossUnit, t.lossHelp, 5, spread(data.loss));
     parts.distance.node.dataset.read = "distance";
     parts.loss.node.dataset.read = "loss";
     parts.undo = el("button", { type: "button", class: "mx-button", onclick: () => { weights = undo.pop(); paint(); release("undo"); } }, t.undo);
@@ -204,48 +126,46 @@ function mountMixer(element, props, trigger, watch) {
   }
 
   function ternary() {
-    const chosen = () => corners.map((i) => weights[i]);
     const form = mode().distance || data.loss;
     const svg = el("svg", { viewBox: "0 0 320 268", class: "mx-map", tabindex: 0, role: "application", "aria-label": data.texts.map });
     const heat = el("g", {});
     parts.dot = el("circle", { r: 8, class: "mx-ring" });
     const marks = el("g", {}), labels = el("g", {});
     svg.append(heat, marks, parts.dot, labels);
-    const redraw = () => {
-      heat.replaceChildren(...triangles(form));
-      const rest = (v) => { const t = corners.map((i) => v[i]); const s = t.reduce((a, b) => a + b, 0); return s > 1e-9 ? t.map((x) => x / s) : null; };
-      marks.replaceChildren(...[["fitted", "circle"], ["published", "polygon"]].flatMap(([key, tag]) => {
-        const at = mode()[key] && rest(mode()[key]);
-        if (!at) return [];
-        const [x, y] = toPlane(at), node = tag === "circle" ? el("circle", { cx: x, cy: y, r: 4.5, class: "mx-fit" })
-          : el("polygon", { points: `${x},${y - 6} ${x + 6},${y} ${x},${y + 6} ${x - 6},${y}`, class: "mx-pub" });
-        node.append(el("title", {}, data.texts[key]));
-        return [node];
-      }));
-      labels.replaceChildren(...corners.map((i, n) => el("text", { x: CORNERS[n][0], y: n === 2 ? 14 : 258, "text-anchor": n === 0 ? "start" : n === 1 ? "end" : "middle",
-        dx: n === 0 ? -28 : n === 1 ? 28 : 0 }, MARKS[i % MARKS.length] + " " + data.names[i])));
-      placeDot();
+    const key = el("p", { class: "mx-key" }), says = el("span", {});
+    key.append(el("span", { class: "mx-scale" }), says);
+    parts.recolour = () => {  // on release, not on each frame of a drag; a drag on the map itself never changes its slice
+      const slice = mapSlice(weights, locked, corners), seen = JSON.stringify([slice, corners]);
+      if (seen === svg.dataset.slice) return;
+      const start = performance.now();
+      heat.replaceChildren(...triangles(form, slice));
+      says.textContent = caption(form, slice);
+      svg.dataset.slice = seen;
+      svg.dataset.drawMs = (performance.now() - start).toFixed(3);
     };
-    const set = (t, done) => {
-      const room = corners.reduce((s, i) => s + weights[i], 0) || 1;
-      let next = weights.map((w, i) => (corners.includes(i) ? t[corners.indexOf(i)] * room : w));
-      if (next.reduce((a, b) => a + b, 0) > 1.0001) next = next.map((w, i) => (corners.includes(i) ? w : 0));
-      weights = within(weights, locked, next);
-      paint();
-      if (done) release("map");
-    };
+    const rest = (v) => { const t = corners.map((i) => v[i]); const s = t.reduce((a, b) => a + b, 0); return s > 1e-9 ? t.map((x) => x / s) : null; };
+    marks.replaceChildren(...[["fitted", "circle"], ["published", "polygon"]].flatMap(([key, tag]) => {
+      const at = mode()[key] && rest(mode()[key]);
+      if (!at) return [];
+      const [x, y] = toPlane(at), node = tag === "circle" ? el("circle", { cx: x, cy: y, r: 4.5, class: "mx-fit" })
+        : el("polygon", { points: `${x},${y - 6} ${x + 6},${y} ${x},${y + 6} ${x - 6},${y}`, class: "mx-pub" });
+      node.append(el("title", {}, data.texts[key]));
+      return [node];
+    }));
+    labels.replaceChildren(...corners.map((i, n) => el("text", { x: CORNERS[n][0], y: n === 2 ? 14 : 258, "text-anchor": n === 0 ? "start" : n === 1 ? "end" : "middle",
+      dx: n === 0 ? -28 : n === 1 ? 28 : 0 }, MARKS[i % MARKS.length] + " " + data.names[i])));
+    const set = (next, done) => { weights = next; paint(); if (done) release("map"); };
+    const clicked = (e, done) => set(placed(weights, locked, corners, point(e)), done);
     const point = (e) => { const box = svg.getBoundingClientRect(); return fromPlane(((e.clientX - box.left) * 320) / box.width, ((e.clientY - box.top) * 268) / box.height); };
     let down = false;
-    svg.addEventListener("pointerdown", (e) => { keep(); down = true; svg.setPointerCapture(e.pointerId); set(point(e), false); });
-    svg.addEventListener("pointermove", (e) => { if (down) set(point(e), false); });
-    svg.addEventListener("pointerup", (e) => { if (down) { down = false; set(point(e), true); } });
+    svg.addEventListener("pointerdown", (e) => { keep(); down = true; svg.setPointerCapture(e.pointerId); clicked(e, false); });
+    svg.addEventListener("pointermove", (e) => { if (down) clicked(e, false); });
+    svg.addEventListener("pointerup", (e) => { if (down) { down = false; clicked(e, true); } });
     svg.addEventListener("keydown", (e) => {
       const step = { ArrowLeft: [0.02, -0.02, 0], ArrowRight: [-0.02, 0.02, 0], ArrowUp: [-0.01, -0.01, 0.02], ArrowDown: [0.01, 0.01, -0.02] }[e.key];
       if (!step) return;
       e.preventDefault(); keep();
-      const room = corners.reduce((s, i) => s + weights[i], 0) || 1;
-      const t = chosen().map((w, n) => Math.max(0, w / room + step[n])), s = t.reduce((a, b) => a + b, 0);
-      set(t.map((w) => w / s), true);
+      set(stepped(weights, locked, corners, step), true);
     });
     const pick = data.names.length > 3 && el("div", { class: "mx-pick" }, el("span", {}, data.texts.corners), ...corners.map((_, n) =>
       el("select", { "aria-label": data.texts.corners + " " + (n + 1), onchange: (e) => {
@@ -253,30 +173,38 @@ function mountMixer(element, props, trigger, watch) {
         if (other >= 0) corners[other] = corners[n];
         corners[n] = next; build();
       } }, ...data.names.map((name, i) => el("option", { value: i, selected: corners[n] === i }, name)))));
-    const key = el("p", { class: "mx-key" }, el("span", { class: "mx-scale" }), form ? (form === data.loss ? data.texts.mapLoss : data.texts.mapDistance) + " " + data.texts.mapKey : data.texts.fitFirst);
-    parts.redraw = redraw; redraw();
+    parts.recolour(); placeDot();
     return el("figure", { class: "mx-figure" }, svg, key, ...(pick ? [pick] : []));
   }
 
+  function caption(form, slice) {
+    const t = data.texts;
+    if (!form) return t.fitFirst;
+    const others = data.names.length === 3 ? "" : slice.empty ? t.mapEmpty : t.mapOthers;
+    return [form === data.loss ? t.mapLoss : t.mapDistance, t.mapKey, others].filter(Boolean).join(" ");
+  }
+
   function placeDot() {
-    const room = corners.reduce((s, i) => s + weights[i], 0);
-    const [x, y] = toPlane(room > 1e-9 ? corners.map((i) => weights[i] / room) : [1 / 3, 1 / 3, 1 / 3]);
+    const room = sumOf(weights, corners), hidden = room < 1e-9 || mapSlice(weights, locked, corners).empty;
+    parts.dot.style.display = hidden ? "none" : "";
+    if (hidden) return;
+    const [x, y] = toPlane(corners.map((i) => weights[i] / room));
     parts.dot.setAttribute("cx", x); parts.dot.setAttribute("cy", y);
   }
 
-  // The map: small triangles coloured by the objective with all mass on the three corners (others zero).
-  function triangles(form) {
+  // The map: small triangles coloured by the objective, the models off the corners as `slice` says.
+  function triangles(form, slice) {
     if (!form) return [el("polygon", { points: CORNERS.map((c) => c.join(",")).join(" "), class: "mx-blank" })];
-    const n = 22, full = (t) => { const w = weights.map(() => 0); corners.forEach((i, k) => { w[i] = t[k]; }); return w; };
-    const f = (t) => Math.max(evaluate(form, full(t)) - form.best, 0);
+    const n = 22, full = (t) => { const w = slice.others.slice(); corners.forEach((i, k) => { w[i] = t[k] * slice.room; }); return w; };
+    const f = (t) => evaluate(form, full(t));
     const cells = [];
     for (let i = 0; i < n; i++) for (let j = 0; j < n - i; j++) {
       cells.push([[i, j], [i + 1, j], [i, j + 1]]);
       if (i + j < n - 1) cells.push([[i + 1, j], [i, j + 1], [i + 1, j + 1]]);
     }
     const values = cells.map((c) => f([0, 1].map((d) => c.reduce((s, p) => s + p[d], 0) / 3 / n).concat(1 - c.reduce((s, p) => s + p[0] + p[1], 0) / 3 / n)));
-    const top = Math.max(...values) || 1;
-    return cells.map((c, k) => el("polygon", { fill: cividis(1 - values[k] / top), stroke: cividis(1 - values[k] / top), "stroke-width": 0.6,
+    const least = Math.min(...values), span = Math.max(...values) - least || 1, shades = values.map((v) => cividis(1 - (v - least) / span));
+    return cells.map((c, k) => el("polygon", { fill: shades[k], stroke: shades[k], "stroke-width": 0.6,
       points: c.map(([i, j]) => toPlane([i / n, j / n, 1 - (i + j) / n]).map((v) => v.toFixed(1)).join(",")).join(" ") }));
   }
 
@@ -291,11 +219,11 @@ function mountMixer(element, props, trigger, watch) {
     const older = light && (held || next.count !== sent);
     data = next;
     if (!older) weights = next.weights.slice();
-    if (light) paint(); else build();
+    if (!light) build();
+    else { paint(); if (!older && parts.recolour) parts.recolour(); }
   }
   watch("value", accept);
   accept();
 }
 
-if (typeof module !== "undefined") module.exports = { rescale, within, largestRemainder, quadratic, mapped, fromPlane, toPlane };
-else if (typeof element !== "undefined") mountMixer(element, props, trigger, watch);  // custom events: 'release', 'mode'
+mountMixer(element, props, trigger, watch);  // custom events: 'release', 'mode'

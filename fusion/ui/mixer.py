@@ -1,4 +1,4 @@
-"""The mixer: its numbers as JSON for mixer.js, and the last word on what it sends back.
+"""The mixer: its numbers as JSON for the browser, and the last word on what it sends back.
 
 Loss and distance are quadratic forms of the weights that the fit already holds; this module only hands them over.
 """
@@ -28,8 +28,10 @@ LABELS = (
     "blendHelp",
     "modes",
     "distance",
+    "distanceUnit",
     "distanceHelp",
     "loss",
+    "lossUnit",
     "lossHelp",
     "gap",
     "unknown",
@@ -41,6 +43,8 @@ LABELS = (
     "mapKey",
     "mapLoss",
     "mapDistance",
+    "mapOthers",
+    "mapEmpty",
     "corners",
     "open",
     "close",
@@ -48,8 +52,9 @@ LABELS = (
 
 
 def build(value: dict) -> gr.HTML:
-    """The component; everything inside is drawn by mixer.js."""
-    script = resources.files(__package__).joinpath("mixer.js").read_text("utf-8")
+    """The component; everything inside is drawn by mixer.js, with the arithmetic of mixer_weights.js before it."""
+    folder = resources.files(__package__)
+    script = "\n".join(folder.joinpath(name).read_text("utf-8") for name in ("mixer_weights.js", "mixer.js"))
     return gr.HTML(
         value,
         html_template='<div class="mx" role="group"></div>',

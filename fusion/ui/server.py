@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from importlib import resources
 
 import gradio as gr
@@ -24,6 +25,20 @@ def theme() -> gr.Theme:
         "sans-serif",
     ]
     return gr.themes.Base(font=font, font_mono=["ui-monospace", "Menlo", "monospace"], primary_hue="indigo", neutral_hue="stone")
+
+
+def refuse_taken(port: int | None) -> None:
+    """Raise ValueError, with cause and cure, where nothing can be served at `port`. Quick: to be asked before the page is built."""
+    if port is None:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was left a moment ago is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise ValueError(f"port {port} is kept for the system: choose one from 1024 up with --port, or leave --port out") from None
+        except OSError:
+            raise ValueError(f"port {port} is taken: choose another with --port, or leave --port out") from None
 
 
 def launch(page: gr.Blocks, **overrides):

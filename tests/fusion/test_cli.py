@@ -14,7 +14,7 @@ from PIL import Image
 from fusion import images
 from fusion.calibration import Calibration
 from fusion.cli import COMMANDS, Bar, Interrupt, main
-from fusion.commands import shared
+from fusion.commands import options, shared
 from fusion.commands.diary import Diary
 from fusion.methods import METHODS, SamplingPlan
 from fusion.objective import ResidualGram
@@ -62,12 +62,21 @@ def test_help_explains_with_examples_and_loads_nothing_heavy(command):
     assert " torch" not in done.stderr and " diffusers" not in done.stderr
 
 
+def test_only_commands_that_take_a_recipe_speak_of_one(capsys):
+    for command, spoken in (("sample", True), ("compare", False)):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        said = capsys.readouterr().out
+        assert ("the recipe's" in said) is spoken and "--guidance-interval" in said
+
+
 def test_every_method_can_be_asked_for():
     for command in ("sample", "compare"):
         parser = ArgumentParser()
         COMMANDS[command].arguments(parser)
         options = {option.dest: option for option in parser._actions}
-        assert tuple((options.get("methods") or options["method"]).choices) == tuple(METHODS)
+        more = ("singles",) if command == "compare" else ()
+        assert tuple((options.get("methods") or options["method"]).choices) == (*METHODS, *more)
 
 
 
@@ -135,6 +144,29 @@ def test_compare_writes_a_report(capsys, models, pictures, tmp_path):
     assert code == 0 and [row["method"] for row in rows] == ["single", "uniform", "matched"]
     assert len(rows[0]["samples"]) == 2 and "calibration" in rows[2]["problem"] and rows[1]["loss"]["value"] > 0
     assert "Every second one" in err and "<h1>" in (tmp_path / "r.html").read_text()
+    prices = err.split("2 images a method:")[1].splitlines()[1:4]  # said before anything was drawn
+    assert "Best single model: 1 network evaluations each" in prices[0] and ": 2 network evaluations each" in prices[1]
+    assert "cannot run: " in prices[2] and "calibration" in prices[2]
+
+
+def test_each_model_alone_can_be_compared(capsys, models, pictures):
+    code, out, err = run(capsys, "compare", "--models", *models[:2], "--target", pictures, "--caption", "a cat", "--levels", 3,
+                         "--steps", 1, "--count", 2, "--methods", "single", "singles", "merge", "--json")  # fmt: skip
+    rows = {row["method"]: row for row in json.loads(out)["rows"]}
+    assert code == 0 and list(rows) == ["single", "single/ada", "single/bea", "merge"] and "bea: 1 network evaluations each" in err
+    gains = [rows[name]["gain"]["value"] for name in ("single/ada", "single/bea")]
+    assert 0.0 in gains and rows["merge"]["loss"]["value"] > 0 and rows["merge"]["gain"] is not None
+    assert {sample["member"] for sample in rows["single/bea"]["samples"]} == {"bea"}
+
+
+def test_a_report_that_cannot_be_written_does_not_take_the_figures_with_it(capsys, models, pictures, tmp_path, monkeypatch):
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fusion.evaluation.report.Report.save", full)
+    code, out, err = run(capsys, "compare", "--models", *models[:2], "--target", pictures, "--caption", "a cat", "--levels", 3,
+                         "--steps", 1, "--count", 1, "--methods", "single", "--no-features", "--out", tmp_path / "r.html")  # fmt: skip
+    assert code == 1 and "Best single model" in out and "could not be written" in err and "No space left" in err
 
 
 # ------------------------------------------------------------------------------------------------ bad input
@@ -231,10 +263,60 @@ def test_numbers_that_mean_nothing_are_usage_errors(capsys):
         assert left.value.code == 2 and "at least 1" in capsys.readouterr().err
 
 
+def test_a_comparison_is_refused_before_any_work(capsys, models, pictures, tmp_path, monkeypatch):
+    for module in ("fusion.commands.shared.load_ensemble", "fusion.commands.shared.fit_gram"):
+        monkeypatch.setattr(module, lambda *a, **k: pytest.fail("work was begun"))
+    for typed, word in ((["--count", "0"], "at least 1"), (["--seed", "-1"], "from 0"), (["--seed", 2**63], "from 0")):
+        with pytest.raises(SystemExit):
+            main([str(a) for a in ["compare", "--models", *models[:2], "--target", pictures, *typed]])
+        assert word in capsys.readouterr().err
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    (tmp_path / "broken.safetensors").write_text("hello")
+    shipped = ["portraits/harbor", "portraits/summit"]
+    cases = [
+        (models[:2], ["--out", tmp_path / "r.txt"], ".html or .json"),
+        (models[:2], ["--out", blocked / "x" / "r.html"], "cannot be made"),
+        (models[:2], ["--seed", 2**63 - 2], "seeds must be"),
+        (models[:2], ["--guidance-interval", 0.2, 0.8], "--guidance above 1"),
+        (models[:2], ["--calibration", tmp_path / "gone.safetensors"], "check the name"),
+        (models[:2], ["--calibration", tmp_path / "broken.safetensors"], "cannot be read as a calibration"),
+        (shipped, ["--levels", 2], "--levels 16"),
+    ]
+    for names, typed, word in cases:
+        code, out, err = run(capsys, "compare", "--models", *names, "--target", pictures, "--caption", "a cat", *typed)
+        assert code == 1 and out == "" and word in err, (typed, err)
+    for command in (["fit", "--out", tmp_path / "f.json"], ["train", "--out", tmp_path / "t.json"]):
+        code, _, err = run(capsys, *command, "--models", *shipped, "--images", pictures, "--caption", "a cat", "--levels", 2)
+        assert code == 1 and "--levels 16" in err
+
+
+def test_a_result_goes_to_a_folder_that_is_made(tmp_path):
+    assert options.writable(tmp_path / "new" / "r.json", ".html", ".json").parent.is_dir()
+    with pytest.raises(ValueError, match="it is a folder"):
+        options.writable(tmp_path / "new")
+
+
 def test_a_count_of_none_is_not_four(capsys, models, tmp_path):
     code, out, err = run(capsys, "sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a cat", "--count", 0, "--out",
                          tmp_path / "x")  # fmt: skip
     assert code == 1 and "nothing to draw" in err and not list(tmp_path.glob("x/*.png"))
+
+
+@pytest.mark.parametrize(("more", "word"), [
+    (["--weights", 0.7, 0.7], "sum to 1"), (["--weights", "nan", 1], "at least 0"), (["--weights", 1], "2 models"),
+    (["--weights", 0.5, 0.5, "--count", 0], "nothing to draw"), (["--weights", 0.5, 0.5, "--seed", 2**63 - 2], "seeds must be"),
+])  # fmt: skip
+def test_weights_and_jobs_are_looked_at_before_models(capsys, models, tmp_path, monkeypatch, more, word):
+    monkeypatch.setattr(shared, "ensemble_of", lambda *a, **k: pytest.fail("models were loaded"))
+    monkeypatch.setattr("models.loading.load_ensemble", lambda *a, **k: pytest.fail("models were loaded"))
+    code, _, err = run(capsys, "sample", "--models", *models[:2], "--prompt", "a", *more, "--out", tmp_path / "x")
+    assert code == 1 and word in err and not (tmp_path / "x").exists()
+    described = [{"id": model, "source": model} for model in models[:2]]
+    kept = {"version": 1, "models": described, "weights": [0.5, 0.5], "method": "mixture", "prompts": ["a"], "seeds": [1]}
+    (tmp_path / "r.json").write_text(json.dumps(kept))
+    code, _, err = run(capsys, "sample", tmp_path / "r.json", "--models", *models[:2], *more, "--out", tmp_path / "x")
+    assert code == 1 and word in err
 
 
 def test_pictures_are_looked_at_before_models(capsys, models, tmp_path, monkeypatch):
@@ -242,6 +324,11 @@ def test_pictures_are_looked_at_before_models(capsys, models, tmp_path, monkeypa
     code, _, err = run(capsys, "fit", "--models", *models[:2], "--images", tmp_path / "nowhere")
     assert code == 1 and "error: " in err
     code, _, err = run(capsys, "compare", "--models", *models[:2], "--target", tmp_path / "nowhere")
+    assert code == 1 and "error: " in err
+    code, _, err = run(capsys, "train", "--models", *models[:2], "--images", tmp_path / "nowhere", "--out", tmp_path / "t.json")
+    assert code == 1 and "error: " in err
+    code, _, err = run(capsys, "represent", "--models", *models[:2], "--images", tmp_path / "nowhere", tmp_path / "nowhere", "--out",
+                       tmp_path / "r.safetensors")  # fmt: skip
     assert code == 1 and "error: " in err
 
 

@@ -1,6 +1,7 @@
 """`represent` and `train` on tiny models: what they write, what they say, and what they refuse before any long work."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_train_then_sample_from_the_recipe(capsys, models, pictures, tmp_path, m
                           "--device", "cpu", "--json")  # fmt: skip
     result = json.loads(said)
     record = Trained.load(result["file"])
-    assert code == 0 and "Training takes about" in err and result["member"] == record.member and len(result["held_out_loss"]) == 4
+    assert code == 0 and "Training takes about" in err and ("the sources share" in err.lower()) == (method == "transfer")
+    assert result["member"] == record.member and len(result["held_out_loss"]) == 4
     assert Recipe.load(recipe).trained["sha256"] == record.sha256 and record.method == method
     images = [tmp_path / "first", tmp_path / "second"]
     for folder in images:
@@ -103,8 +105,13 @@ def test_train_uses_a_given_representation_and_refuses_a_foreign_one(capsys, mod
     small.code(members, 3).save(code_file)
     arguments = ["train", "--images", pictures, "--method", "transfer", "--representation", code_file, "--levels", 3]
     arguments += ["--out", tmp_path / "t.json"]
-    assert run(capsys, *arguments, "--models", *models)[0] == 0
-    trained = Trained.load(next(tmp_path.glob("transfer-*.safetensors")))
+    code, _, err = run(capsys, *arguments, "--models", *models)
+    assert code == 0 and "never measured" in err
+    diagnosed = Representation.load(code_file)
+    diagnosed.about = replace(diagnosed.about, diagnosis={"shared": False, "verdict": "The sources do not share a representation."})
+    diagnosed.save(code_file)
+    assert "The sources do not share a representation." in run(capsys, *arguments, "--models", *models)[2]
+    trained = Trained.load(next(tmp_path.glob("transfer-*.safetensors")))  # either: the two differ in their diagnosis alone
     assert trained.representation.about.dimensions == 3
     other = tiny.sd(tiny_models[0] / "other", 5, context=8, size=16)
     code, _, err = run(capsys, *arguments, "--models", other)
@@ -114,7 +121,7 @@ def test_train_uses_a_given_representation_and_refuses_a_foreign_one(capsys, mod
 @pytest.mark.parametrize("arguments, word", [
     (["--out", "x.bin"], "safetensors"), (["--out", "x.safetensors", "--images", "a"], "give one for each"),
     (["--out", "x.safetensors", "--numbers", "0"], "numbers"), (["--out", "x.safetensors", "--count", "3"], "count"),
-    (["--out", "x.safetensors"], "prompts"),
+    (["--out", "x.safetensors"], "prompts"), (["--out", "x.safetensors", "--prompts", "gone.txt"], "one prompt a line"),
 ])  # fmt: skip
 def test_represent_refuses_before_any_work(capsys, models, arguments, word):
     code, out, err = run(capsys, "represent", "--models", *models, *arguments)

@@ -4,12 +4,14 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.evaluation import Estimate, Recommendation, Report, Row, compare
+from fusion.evaluation import Estimate, Recommendation, Report, Row, compare, weigh
+from fusion.evaluation.columns import remarks
 from fusion.evaluation.estimate import bootstrap_mean
 from fusion.evaluation.features import distance_of_means
 from fusion.evaluation.loss import held_out_gain, held_out_loss, image_losses
@@ -97,6 +99,12 @@ def test_intervals_cover_a_true_distance(number, share, known):
     assert covered >= (34 if known or share < 1 else 28)  # the chance of the far target's own images is only partly in
 
 
+def test_images_of_one_family_make_the_interval_wider_and_the_floor_higher():
+    counts, truth = np.array([8] * 16 + [0] * 2), MEMBER_POPULATIONS["base"]
+    apart, kin = (distance_of_counts(counts, truth, known=True, effective=n) for n in (None, 16.0))
+    assert apart.value == kin.value and kin.high - kin.low > 1.5 * (apart.high - apart.low) and kin.floor > 2 * apart.floor
+
+
 def test_a_sampled_target_has_a_higher_floor_than_a_known_one():
     counts = np.full(18, 4)
     known = distance_of_counts(counts, np.full((3, 6), 1 / 18), known=True)
@@ -150,6 +158,48 @@ def test_compare_says_why_a_method_did_not_run(ensemble, fit):
     made = compare(ensemble, ["uniform", "matched", "single"], ["a cat"], [0], fit=replace(fit, calibrated=None), steps=1)
     assert "calibration" in made.row("matched").problem and len(made.row("uniform").samples) == 1
     assert "no method is recommended" in made.verdict and "calibration" in made.to_html()
+
+
+def test_what_samples_say_of_themselves_reaches_every_form_of_the_report(ensemble, fit, held_out):
+    pictures = Target(tuple(small.pictures(4, 77, 40)), ("a cat",) * 4)
+    made = compare(ensemble, ["uniform", "barycenter"], small.PROMPTS, [1, 2, 3], fit=fit, held_out=held_out, pictures=pictures, steps=2)
+    row, text = made.row("barycenter"), "3 of 3 samples: alone with its prompt in its batch: not corrected"
+    assert row.effective == 3 and text in row.notes["effective"] and "effective" not in made.row("uniform").notes
+    assert text in made.to_text() and text in made.to_html() and made.to_dict()["rows"][1]["notes"]["effective"] == text
+    assert "Effective images (images): How many independent" in made.to_text() and made.to_dict()["rows"][1]["effective"] == 3
+    assert "Effective images" not in compare(ensemble, ["uniform"], small.PROMPTS, [1], fit=fit, steps=1).to_text()
+
+
+def test_a_family_of_near_copies_weighs_as_one(ensemble, fit, held_out):
+    row = compare(ensemble, ["uniform"], "a cat", range(8), fit=fit, steps=1).rows[0]
+    samples, pictures = row.samples, Target(small.pictures(4, 77), ["a cat"] * 4)
+    first = [0, 0, 0, 3, 3, 3, 6, 7]  # whom each descends from, and looks like
+    copied = [replace(s, image=samples[k].image, family=("a cat", k)) for s, k in zip(samples, first)]
+    kin = replace(row, method="kin", samples=tuple(copied))
+    alone = replace(row, method="alone", samples=tuple(replace(s, family=None) for s in copied))
+    few = replace(row, method="few", samples=tuple(replace(s, family=("a cat", k % 2)) for k, s in enumerate(samples)))
+    (kin, alone, few), _ = weigh(ensemble, [kin, alone, few], fit=fit, held_out=held_out, pictures=pictures)
+    assert kin.effective == pytest.approx(64 / 20) and alone.effective == 8 and kin.kid.high - kin.kid.low > alone.kid.high - alone.kid.low
+    assert few.kid is None and few.diversity is None and "2 particles" in few.notes["kid"] and few.features.high == np.inf
+
+
+def test_samples_notes_are_counted_with_the_ranges_of_their_numbers():
+    said = ["size 1.3 of 4, 2 left"] * 2 + ["size 0.9 of 4, 3 left", "", "level -1.5", "level 2e-3", "b", "c", "c"]
+    found = remarks([SimpleNamespace(note=note) for note in said])
+    assert found == ("3 of 9 samples: size 0.9–1.3 of 4, 2–3 left, 2 of 9 samples: level -1.5–2e-3, 2 of 9 samples: c, "
+                     "1 of 9 samples: otherwise")  # fmt: skip
+    assert remarks([SimpleNamespace(note="")]) == ""
+
+
+def test_a_transfer_says_whether_the_models_share_what_it_rests_on(ensemble, fit):
+    pictures = Target(tuple(small.pictures(6, 9, 40)), (small.PROMPTS * 2))
+    code = small.code(ensemble)
+    code.about = replace(code.about, diagnosis={"shared": False, "verdict": "The sources do not share a representation."})
+    record = replace(small.trained(ensemble, "transfer"), representation=code, notes={"representation": "shared"})
+    known = replace(fit, target=pictures, trained={"transfer": record, "scratch": small.trained(ensemble, "scratch")})
+    made = compare(ensemble, ["transfer", "scratch"], ["a cat"], [1], fit=known, steps=1)
+    assert made.row("transfer").notes["training_seconds"] == "The sources do not share a representation."
+    assert "do not share" in made.to_text() and "training_seconds" not in made.row("scratch").notes
 
 
 def test_compare_stops_and_keeps(ensemble, fit):

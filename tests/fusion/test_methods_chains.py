@@ -168,6 +168,9 @@ def test_barycenter_resamples_within_a_prompt_and_says_how_well_it_went(tiny_ens
     assert samples[8].note == "alone with its prompt in its batch: not corrected"
     assert len({sample.note for sample in samples[:8]}) == 1 and "of 8" in samples[0].note
     size, lineages = float(samples[0].note.split()[3]), int(samples[0].note.split(", ")[1].split()[0])
+    assert len({sample.family for sample in samples[:8]}) == lineages and samples[8].family == ("a dog", 8)
+    assert {sample.family for sample in samples} <= set(samples[0].batch)  # the particle that an image descends from
+    assert all(sample.family is None for sample in drawn("superposition", ensemble, weights=[0.3, 0.3, 0.4]))
     assert 1 <= size < 8 and 1 <= lineages < 8  # random networks disagree much, so some particles replaced others
     images = pixels(samples)
     assert len(np.unique(images.reshape(9, -1), axis=0)) == 9  # no two are copies

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion.methods.densities import superpose
-from fusion.methods.particles import ancestors, average, effective
+from fusion.methods.particles import ancestors, average, effective, rate
 from fusion.methods.reverse import ahead, schedule
 from models.noise import NoisePath
 
@@ -142,6 +142,14 @@ def test_levels_below_the_quietest_gather_no_weight():
     draw = world.noise(256)
     run = average(world.predict, draw(), world.steps, weights, draw, [torch.arange(256)], lambda group: 0.5, quietest=0.5)
     assert run.resampled[0] and run.log_weights.abs().max() == 0  # what was gathered is spent before the end
+
+
+def test_the_step_to_the_image_adds_its_weight():
+    world, weights = Gaussians(PATHS["vp"], MU, VAR, 1), torch.tensor(W, dtype=torch.float64)
+    draw = world.noise(64)
+    run = average(world.predict, draw(), world.steps, weights, draw, [torch.arange(64)], None)
+    step, clean = world.steps[0], world.predict(world.seen[0], 0)  # one step is all there is: from its level to none, the rate falls to 0
+    assert torch.allclose(run.log_weights, -0.5 * step.place * rate(clean, weights, step)) and run.log_weights.std() > 0
 
 
 def test_particles_replace_only_those_of_their_group():

@@ -126,6 +126,9 @@ def test_a_pinned_revision(published, tiny_cards):
 def test_small_files_first(published):
     with pytest.raises(ModelError, match="'owner/sd' and 'owner/sdxl' cannot be fused"):
         load(card("owner/sd"), card("owner/sdxl", "sdxl"))
+    assert published.log == []  # the cards say it all
+    with pytest.raises(ModelError, match="'owner/sdxl' is Stable Diffusion XL, but its card says sd: correct the family to sdxl"):
+        load(card("owner/sd"), card("owner/sdxl"))
     assert published.fetched() == ["vae/diffusion_pytorch_model.safetensors"]
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of mixer.js, run by node, against Python; and what Python accepts from a browser."""
+"""The arithmetic of the mixer, run by node, against Python; and what Python accepts from a browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import fusion.ui
 from fusion.ui import mixer
 
-SCRIPT = Path(fusion.ui.__file__).with_name("mixer.js")
+SCRIPT = Path(fusion.ui.__file__).with_name("mixer_weights.js")
 
 
 def node() -> str:
@@ -24,7 +24,7 @@ def node() -> str:
 
 
 def run(calls: list[tuple[str, list]]) -> list:
-    """Results of functions of mixer.js, all in one process."""
+    """Results of functions of mixer_weights.js, all in one process."""
     program = "const m = require(process.argv[1]), c = JSON.parse(require('fs').readFileSync(0));"
     program += "console.log(JSON.stringify(c.map(([f, a]) => m[f](...a))));"
     done = subprocess.run([node(), "-e", program, str(SCRIPT)], input=json.dumps(calls), capture_output=True, text=True, check=True)
@@ -124,6 +124,77 @@ def test_the_map_and_back():
     points = [w.tolist() for w in rng.dirichlet(np.ones(3), 50)]
     plane = run([("toPlane", [p]) for p in points])
     np.testing.assert_allclose(run([("fromPlane", p) for p in plane]), points, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------------ the map of three models
+
+
+def maps(count: int = 300):
+    """Weights of 3 to 6 models, locks, three corners and a point of the map; often with corners that hold nothing."""
+    rng = np.random.default_rng(6)
+    for _ in range(count):
+        size = int(rng.integers(3, 7))
+        corners = rng.permutation(size)[:3].tolist()
+        weights = np.eye(size)[rng.integers(size)] if rng.random() < 0.4 else rng.dirichlet(np.ones(size))
+        yield weights.tolist(), (rng.random(size) < 0.25).tolist(), corners, rng.dirichlet(np.ones(3)).tolist()
+
+
+def test_a_click_on_the_map_does_what_is_seen():
+    every = list(maps())
+    for (weights, locked, corners, t), got in zip(every, run([("placed", list(case)) for case in every])):
+        got, was, held = np.array(got), np.array(weights), np.array(locked)
+        free = [i for i in corners if not locked[i]]
+        others = [i for i in range(len(was)) if i not in corners]
+        assert (got[held] == was[held]).all() and got.min() >= 0 and abs(got.sum() - 1) < 1e-9
+        if free:  # they lie in the proportions of the place that was clicked
+            wanted = np.array([t[corners.index(i)] for i in free])
+            np.testing.assert_allclose(got[free], got[free].sum() * wanted / wanted.sum(), atol=1e-9)
+        if was[free].sum() >= 0.005 or not free:
+            np.testing.assert_array_equal(got[others], was[others])
+        else:  # what the unlocked others held has gone to the corners
+            assert got[[i for i in others if not locked[i]]].sum() == pytest.approx(0, abs=0.005)
+
+
+def test_the_map_is_coloured_where_its_clicks_lead():
+    """The slice at the ring is the very weights that the numbers above the map are of, and at any place what a click there gives."""
+    every = list(maps())
+    slices = run([("mapSlice", list(case[:3])) for case in every])
+    clicks = run([("placed", list(case)) for case in every])
+    for (weights, locked, corners, t), cut, click in zip(every, slices, clicks):
+        room, here = np.array(weights)[corners].sum(), np.array(cut["others"], float)
+        if not cut["empty"] and room > 0.005:
+            here[corners] += cut["room"] * np.array(weights)[corners] / room
+            np.testing.assert_allclose(here, weights, atol=1e-9)
+        if not any(locked):
+            there = np.array(cut["others"], float)
+            there[corners] += cut["room"] * np.array(t)
+            np.testing.assert_allclose(there, click, atol=1e-9)
+
+
+@pytest.mark.parametrize("step", [[0.02, -0.02, 0], [-0.02, 0.02, 0], [-0.01, -0.01, 0.02], [0.01, 0.01, -0.02]])
+def test_an_arrow_key_moves_at_most_its_step(step):
+    every = [(weights, locked, corners, step) for weights, locked, corners, _ in maps()]
+    moved = 0
+    for (weights, locked, _, _), got in zip(every, run([("stepped", list(case)) for case in every])):
+        got, was, held = np.array(got), np.array(weights), np.array(locked)
+        assert (got[held] == was[held]).all() and got.min() >= 0 and abs(got.sum() - 1) < 1e-9
+        assert np.abs(got - was).sum() / 2 <= 0.02 + 1e-12
+        moved += not np.allclose(got, was)
+    assert moved > len(every) / 2
+
+
+def test_arrow_key_examples():
+    up, left, free = [-0.01, -0.01, 0.02], [0.02, -0.02, 0], [False] * 4
+    got = run([
+        ("stepped", [[0, 0, 1, 0], free, [0, 1, 3], up]),  # only Meadow, which is no corner of the map
+        ("stepped", [[0, 0, 1, 0], [False, False, True, False], [0, 1, 3], up]),
+        ("stepped", [[0.3, 0.3, 0.2, 0.2], free, [0, 1, 3], up]),
+        ("stepped", [[0.3, 0.3, 0.2, 0.2], [False, False, False, True], [0, 1, 3], up]),
+        ("stepped", [[0.5, 0.01, 0.49], [False] * 3, [0, 1, 2], left]),  # along the edge, once the second holds nothing
+    ])  # fmt: skip
+    expected = [[0, 0, 0.98, 0.02], [0, 0, 1, 0], [0.29, 0.29, 0.2, 0.22], [0.3, 0.3, 0.2, 0.2], [0.52, 0, 0.48]]
+    for one, other in zip(got, expected):
+        np.testing.assert_allclose(one, other, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import socket
 
 import gradio as gr
 import pytest
 
-from fusion.ui import page, state
+import app
+from fusion.ui import page, server, state
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,21 @@ def test_one_device_queue(built):
     long = [f for f in built.fns.values() if f.concurrency_id == "device"]
     assert {f.api_name for f in long} == set(page.LONG)
     assert all(f.concurrency_limit == 1 for f in long)
+
+
+def test_a_port_that_cannot_be_served_at_is_refused_before_the_page_is_built(monkeypatch, capsys):
+    monkeypatch.setattr(app, "build", lambda: pytest.fail("the page was built"))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(SystemExit, match=f"error: port {port} is taken: choose another with --port, or leave --port out"):
+            app.main(["--port", str(port)])
+    server.refuse_taken(port)  # free again at once
+    for typed in ("0", "65536", "99999", "-1", "x"):
+        with pytest.raises(SystemExit):
+            app.main([f"--port={typed}"])
+        assert "must be a whole number from 1 to 65535" in capsys.readouterr().err
 
 
 def test_the_server_is_closed(monkeypatch):

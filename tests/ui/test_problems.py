@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,10 +71,31 @@ def test_methods_that_cannot_run(tmp_path):
 
 
 def test_notes_of_images_and_figures():
-    from fusion.evaluation.columns import LOSS_NOTES, NO_LOSS
+    from fusion.evaluation.columns import LOSS_NOTES, NO_LOSS, remarks
 
-    for sentence in (*NO_LOSS.values(), *LOSS_NOTES.values(), "effective sample size 9.3 of 16, 4 lineages left"):
+    said = [["effective sample size 1.3 of 4, 2 lineages left"] * 3 + ["effective sample size 2.6 of 4, 1 lineages left"],
+            ["alone with its prompt in its batch: not corrected"] * 4, ["log densities equal to 1.2e-05", "log densities equal to 0.3"],
+            ["effective sample size 1.3 of 4, 2 lineages left", "alone with its prompt in its batch: not corrected"]]  # fmt: skip
+    told = [remarks([SimpleNamespace(note=note) for note in notes]) for notes in said]
+    alone = "alone with its prompt in its batch: not corrected"
+    for sentence in (*NO_LOSS.values(), *LOSS_NOTES.values(), "effective sample size 9.3 of 16, 4 lineages left", alone, *told):
         assert japanese(texts.translate("ja", sentence)), sentence
+
+
+def test_verdicts_on_what_models_share():
+    from fusion.methods.training import verdict_of
+    from fusion.transfer.diagnosis import Loss, judge
+
+    def loss(share, low, high):
+        return Loss("Ada", 0.1, 0.1 + share, 1.1, share, (low, high), True)
+
+    for found, left_out in (([loss(0.02, 0, 0.05)], [loss(0.1, 0.05, 0.15)]), ([loss(0.5, 0.4, 0.6)], []), ([loss(0.2, 0.1, 0.4)], []),
+                            ([loss(0.02, 0, 0.05)], [])):  # fmt: skip
+        verdict = judge(found, left_out)[1]
+        for sentence in (verdict, f"Preparing took 12 s here. {verdict}"):
+            assert japanese(texts.translate("ja", sentence)) and ("12" in texts.translate("ja", sentence)) == ("12" in sentence), sentence
+    bare = verdict_of(SimpleNamespace(about=SimpleNamespace(diagnosis={})))
+    assert japanese(texts.translate("ja", bare))
 
 
 def test_a_model_tells_what_it_is_before_it_is_used(folders, monkeypatch):

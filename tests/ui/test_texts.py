@@ -39,6 +39,7 @@ def test_every_key_in_the_code_exists():
         | {f"evidence.{t}" for t in evidence.TABS}
     )
     used |= {f"group.{g}" for g in methods.GROUPS} | {f"run.{s}" for s in (*methods.STAGES.values(), *jobs.COUNTED, "preparing")}
+    used |= {f"fit.why.{verdict}" for verdict in ("uncalibrated", "agree", "open", "evened", "mixed")}
     used |= {f"{step}.{part}" for step in header.STEPS for part in ("title", "lead")}
     assert used <= set(texts.table()), sorted(used - set(texts.table()))
     assert len(used) > 100

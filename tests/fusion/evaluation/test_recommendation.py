@@ -40,6 +40,14 @@ def test_a_lead_within_noise_says_so_and_names_the_cheapest():
     assert "within noise" in found.sentence and "stay with Single, which costs least" in found.sentence
 
 
+def test_of_equal_costs_the_simplest_is_named():
+    rows, readings, held = case({"merge": 0.26, "uniform": 0.28, "single": 0.3}, count=12, costs={"uniform": Cost(40, 1)})
+    found = recommend(rows, readings, held)
+    assert found.method != "single" and "stay with Single, which costs least" in found.sentence
+    rows, readings, held = case({"merge": 0.26, "switch": 0.28, "mixture": 0.3}, count=12)
+    assert "stay with Mixture, which costs least" in recommend(rows, readings, held).sentence  # no single model: the order of METHODS
+
+
 def test_the_single_model_is_recommended_where_nothing_is_nearer():
     rows, readings, held = case({"uniform": 0.9, "single": 0.0, "mixture": 0.6})
     found = recommend(rows, readings, held, paired=True)
@@ -59,6 +67,21 @@ def test_a_method_with_the_very_same_samples_is_no_rival():
     found = recommend(rows, readings, held, paired=True)
     assert found.method == "single" and found.ties == ("switch",) and found.decided and "the next, Mixture" in found.sentence
     assert recommend(rows[:2], readings, held).method is None
+
+
+def test_the_best_single_model_is_named_before_its_own_row():
+    rows, readings, held = case({"single/ada": 0.0, "single": 0.0, "single/bea": 0.8})
+    found = recommend(rows, readings, held, paired=True)
+    assert found.method == "single" and found.ties == ("single/ada",) and found.sentence.startswith("Recommended: Single. No other")
+
+
+def test_families_make_a_lead_less_certain():
+    rows, readings, held = case({"single": 0.5, "barycenter": 0.0})
+    kin = np.repeat(np.arange(12), 5)
+    readings["barycenter"] = readings["barycenter"][kin] + 0.1 * np.random.default_rng(1).normal(size=(60, 4))
+    sure, unsure = (recommend(rows, readings, held, families=families) for families in (None, {"barycenter": kin}))
+    width = lambda found: found.lead.high - found.lead.low  # noqa: E731
+    assert sure.method == unsure.method == "barycenter" and width(unsure) > 1.2 * width(sure)
 
 
 def test_the_loss_recommends_nothing():

@@ -132,7 +132,8 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
     for target in ("valley", "coast"):
         for seed in range(3):
             rows = [{"method": name, "title": name.title(), "cost": asdict(Cost(10, 1.0)),
-                     "seconds": 0.1 if seed else None, "preparing": 0.0, "notes": {"kid": "odd"}, "cells": cells(target),
+                     "seconds": 0.1 if seed else None, "preparing": 0.0, "effective": 64.0,
+                     "notes": {"kid": "odd"}, "cells": cells(target),
                      **{f: figure(0.2 + seed / 100) for f in ("kid", "features", "population", "diversity", "copies", "loss", "gain")}}
                     for name in ("single", "mixture")]  # fmt: skip
             results.append({"target": target, "seed": seed, "rows": rows, "problems": {"matched": "no calibration"}, "fit": {},

@@ -122,6 +122,8 @@ def loss(name, share, low, high, worth=True):
     ([loss("a", 0.02, 0, 0.05)], [loss("a", 0.9, 0.8, 1.0)], False, "never saw"),
     ([loss("a", 0.2, 0.1, 0.4)], [loss("a", 0.1, 0.05, 0.15)], None, "more images"),
     ([loss("a", 0.02, 0, 0.05)], [], None, "leave sources out"),
+    ([loss("a", -0.02, -0.04, -0.001)], [], None, "at most 0% is lost"),
+    ([loss("a", -0.02, -0.04, 0.01)], [loss("a", -0.02, -0.04, 0.01)], True, "loses most, 0%"),
     ([loss("a", 0.02, 0, 0.05, worth=False)], [], None, "no difference"),
 ])  # fmt: skip
 def test_verdicts(losses, left_out, shared, word):
