@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from fusion.ui import charts, engine, measure, measured, paper, state, target, texts
+from fusion.ui import charts, engine, measure, measured, paper, state, texts, uploads
 from tests.fusion import small
 
 
@@ -96,7 +96,7 @@ def save(folder, count: int, seed: int) -> list[str]:
 
 def test_fitted_images_are_no_evidence(session, tmp_path):
     fitted, others = save(tmp_path, 3, 1), save(tmp_path, 4, 2)
-    target.upload(session, fitted)
+    uploads.take(session, fitted)
     measure.upload(session, [fitted[0], *others, others[0]])
     assert len(session.held) == 4 and len(measure.held_out(session)) == 4
     said = [sentence for _, sentence in session.notes["held"]]
@@ -110,7 +110,7 @@ def test_measuring_end_to_end(session, tmp_path, monkeypatch):
     loaded = small.load_ensemble(list(cards.values()), device="cpu")
     monkeypatch.setattr(engine, "cards", lambda: cards)
     monkeypatch.setitem(engine._ensembles, engine.key_of(cards.values()), loaded)
-    target.upload(session, save(tmp_path, 6, 9))
+    uploads.take(session, save(tmp_path, 6, 9))
     session.selected, session.measure_count = list(cards), 16
     session.plan = state.Plan(("a cat",), 0, 2, 2, ("single", "uniform", "yours"))
     session.take_fit(small.fit(loaded), tuple(cards))
