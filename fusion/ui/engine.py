@@ -225,8 +225,12 @@ def open_images(paths) -> list:
 
 def audit(groups) -> list[dict]:
     """Population of each `(name, images)` as the probe reads it; its distance to the first group's, and what chance alone gives."""
-    from fusion.evaluation.population import cells, distance_of_counts
-    from models.portraits.population import PRESENTATIONS, TONES
+    with _lock:  # libraries are imported, and patched for every thread, while a model is loaded: the probe must not be built meanwhile
+        from fusion.evaluation.population import cells, distance_of_counts
+        from models.portraits import probe
+        from models.portraits.population import PRESENTATIONS, TONES
+
+        probe.load()
 
     counts = [(name, cells(images)) for name, images in groups]
     target = counts[0][1]
