@@ -70,12 +70,12 @@ def memory(chosen: Iterable):
 
 def ensemble(chosen: Iterable, progress=None):
     """The loaded ensemble of these cards, from the cache where possible. Raises ModelError with cause and cure."""
-    from models.loading import load_ensemble
-
     chosen = tuple(chosen)
     hosting.check(models=chosen)
     key = key_of(chosen)
-    with _lock:
+    with _lock:  # held while libraries are imported, too: imported by two threads at once, peft finds itself half made
+        from models.loading import load_ensemble
+
         if key not in _ensembles:
             _ensembles[key] = load_ensemble(chosen, device=hosting.device(), progress=progress)
         _ensembles.move_to_end(key)
