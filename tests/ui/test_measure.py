@@ -75,7 +75,7 @@ def test_digits():
 def test_dots_hold_every_number():
     found = [{"value": -0.5, "low": None, "high": 0.1}, {"value": 2.0, "low": 1.0, "high": 3.0, "floor": 0.5}]
     svg = charts.dots(["a & b", "c"], found, label="x")
-    assert "a &amp; b" in svg and ">-0.5<" in svg and ">2<" in svg
+    assert "a &amp; b" in svg and ">−0.50<" in svg and ">2.00<" in svg
     places = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="\d+" text-anchor="middle"', svg)]
     assert places[0] < places[1] and all(150 <= x <= 400 for x in places)
 
@@ -160,13 +160,15 @@ def blocks(folder) -> list[tuple]:
     found = [{"value": 1, "low": 0, "high": 2}] * 2
     return [("title", "Report"), ("lead", "One <b>sentence</b>."), ("heading", "A"), ("text", "word " * 2000),
             ("table", ["a", "b"], [["x", "1\n2"]] * 80), ("subheading", "B"), ("pictures", [(path, "seed 1\n0.5")] * 30),
-            ("dots", "KID", ["m", "n"], found), ("code", '{"a": "' + "0123456789" * 60 + '"}')]  # fmt: skip
+            ("dots", "KID", ["m", "n"], found), ("code", '{"a": "' + "0123456789" * 60 + '"}'),
+            ("folded", "r.json", '{"b": "<i>"}')]  # fmt: skip
 
 
 def test_the_same_blocks_on_the_web_and_on_paper(tmp_path):
     made = blocks(tmp_path)
     page = paper.html(made, "en")
     assert "One &lt;b&gt;sentence&lt;/b&gt;." in page and page.count("<img") == 30 and page.count("<tr>") == 81 and "<script" not in page
+    assert "<details><summary>r.json</summary><pre>{&quot;b&quot;: &quot;&lt;i&gt;&quot;}</pre></details>" in page
     assert paper.pdf(made, tmp_path / "report.pdf")
     content = (tmp_path / "report.pdf").read_bytes()
     pages = len(re.findall(rb"/Type /Page\b", content))
