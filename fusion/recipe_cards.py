@@ -6,17 +6,30 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fusion.recipe_schema import RecipeError
+from models.catalog import typed_id
 
 
 def described(card) -> dict:
     """What a recipe keeps of a card; absolute folders by their name alone, since paths tell who made it."""
     kept = {name: getattr(card, name) for name in ("id", "title", "family", "source", "revision", "adapter", "adapter_revision",
                                                    "prediction", "components")}  # fmt: skip
-    for name in ("id", "source", "adapter", "components"):
+    typed = card.id in (_typed_as(vars(card), revision) for revision in (None, card.revision))
+    for name in ("source", "adapter", "components"):
         if kept[name] and Path(kept[name]).is_absolute():
             kept[name] = Path(kept[name]).name
+    if typed:
+        kept["id"] = _typed_as(kept | {"prompt_template": card.prompt_template}, card.revision if "@" in card.id else None)
+    elif Path(card.id).is_absolute():
+        kept["id"] = Path(card.id).name
     kept |= {"prompt_template": card.prompt_template, "sha256": dict(card.sha256)}
     return {key: value for key, value in kept.items() if value not in (None, "", {})}
+
+
+def _typed_as(said: Mapping, revision: str | None) -> str:
+    """The id of a model that was typed so; a template that changes nothing was not typed."""
+    template = None if said["prompt_template"] == "{prompt}" else said["prompt_template"]
+    return typed_id(said["source"], revision, said["adapter"], prediction=said["prediction"], components=said["components"],
+                    template=template)  # fmt: skip
 
 
 def known(model: Mapping, catalog: Mapping):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, urlencode
 
 import yaml
 
@@ -20,7 +20,7 @@ from .errors import ModelError
 from .families import family_of
 from .integrity import ADAPTER, folder_hashes, full_header, read_json, refuse_pickles
 
-__all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id", "typed_card"]
+__all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id", "typed_card", "typed_id"]
 
 ROOTS = "SCOREFUSION_MODELS"  # environment variable: further folders below which a typed path may lie, separated like PATH
 
@@ -102,7 +102,7 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
     """
     from .checkpoint import checked_prediction, detect
 
-    source, prediction = source.strip(), checked_prediction(prediction, family)
+    source, prediction, commit = source.strip(), checked_prediction(prediction, family), revision
     if is_hub_id(source) or hub_file(source):
         if family is None:
             from .sources import hub_family
@@ -120,7 +120,7 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
         source, family, prediction = str(place), found, checked_prediction(prediction, found)
     adapter, components = beside(adapter), beside(components)
     title = (adapter or source).removesuffix(".safetensors").rstrip("/").rsplit("/", 1)[-1]
-    name = source if adapter is None else f"{source}+{adapter}"
+    name = typed_id(source, commit, adapter, prediction=prediction, components=components)
     return ModelCard(id=name, title=title, family=family, source=source, revision=revision, adapter=adapter, prediction=prediction,
                      components=components, licence="not stated: look at its source", summary="Added by hand.")  # fmt: skip
 
@@ -149,7 +149,16 @@ def typed_card(text: str) -> ModelCard:
         raise ModelError(f"'{source}' is not in the catalogue, which has {', '.join(mine)}: choose one of them")
     source = catalog[source].source if source in catalog else source
     card = card_for(source, adapter=adapter or None, revision=revision or None, **options)
-    return card if template is None else replace(card, prompt_template=template)
+    if template is None:
+        return card
+    name = typed_id(card.source, revision, card.adapter, prediction=card.prediction, components=card.components, template=template)
+    return replace(card, id=name, prompt_template=template)
+
+
+def typed_id(source: str, revision: str | None, adapter: str | None, **options: str | None) -> str:
+    """The id of a typed model, as it would be typed: it differs where anything that was said about the model differs."""
+    query = urlencode({key: value for key, value in options.items() if value is not None}, quote_via=quote, safe="/:@,{} ")
+    return source + (f"@{revision}" if revision else "") + (f"+{adapter}" if adapter else "") + (f"?{query}" if query else "")
 
 
 def beside(typed: str | None) -> str | None:

@@ -6,6 +6,7 @@ The cache of loaded ensembles is the only thing that visitors share; it is locke
 from __future__ import annotations
 
 import functools
+import gc
 import shutil
 import threading
 from collections import OrderedDict
@@ -47,8 +48,8 @@ def device() -> str:
 
 
 def key_of(chosen: Iterable) -> tuple:
-    """What tells one choice of models from another, where it is loaded included."""
-    return hosting.device(), *((c.id, c.source, c.revision, c.adapter) for c in chosen)
+    """What tells one choice of models from another: the whole cards, since nearly all they say changes what is loaded, and the device."""
+    return hosting.device(), *chosen
 
 
 def loaded(chosen: Iterable):
@@ -77,11 +78,22 @@ def ensemble(chosen: Iterable, progress=None):
         from models.loading import load_ensemble
 
         if key not in _ensembles:
+            _make_room()
             _ensembles[key] = load_ensemble(chosen, device=hosting.device(), progress=progress)
         _ensembles.move_to_end(key)
-        while len(_ensembles) > KEPT_ENSEMBLES:
-            _ensembles.popitem(last=False)
         return _ensembles[key]
+
+
+def _make_room() -> None:
+    """Let the longest unused ensembles go before another is loaded, not after: memory for one more than we keep need not be there."""
+    from fusion.memory import free
+
+    full = len(_ensembles) >= KEPT_ENSEMBLES
+    while len(_ensembles) >= KEPT_ENSEMBLES:
+        _ensembles.popitem(last=False)
+    if full:
+        gc.collect()  # networks and their hooks refer to one another: counting references alone does not free them
+        free()
 
 
 def shipped_calibration(chosen: Iterable, gram):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
+from itertools import count
 
 import numpy as np
 
@@ -191,11 +193,19 @@ def add(session, data: dict) -> None:
         session.note("models", "bad", session.tell("models.refused", reason=texts.translate(session.language, str(error))))
         return
     before = [c.id for c in chosen(session)]
+    card = _own_title(session, card)
     session.added[card.id] = card
     if card.id not in session.selected:
         session.selected.append(card.id)
     session.note("models", "info", session.tell("models.added", name=card.title), *told)
     carry(session, before)
+
+
+def _own_title(session, card):
+    """The card with a number behind its title where another one is called so: fits and weights are told apart by titles."""
+    taken = {other.title for other in offered(session).values() if other.id != card.id}
+    titles = (card.title if number == 1 else f"{card.title} ({number})" for number in count(1))
+    return replace(card, title=next(title for title in titles if title not in taken))
 
 
 def details(session, card) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from fusion.methods import METHODS, SamplingPlan
 from fusion.recipe import KEY, Recipe, RecipeError, described
 from fusion.recipe_schema import MAX_BYTES
 from fusion.weights import Weights
-from models.catalog import ModelCard
+from models.catalog import ModelCard, typed_id
 from tests.fusion import small
 
 
@@ -110,6 +110,11 @@ def test_what_of_refuses(ensemble):
 def test_paths_of_the_maker_stay_private(ensemble, tmp_path):
     text = Recipe.of(ensemble, "uniform", plan(weights=[1 / 3] * 3)).to_json()
     assert str(tmp_path.parent.parent) not in text and '"source": "ada"' in text
+    folder = tmp_path / "mü & x"
+    secret = ModelCard(typed_id(str(folder), None, f"{folder}/lora", components=str(folder), template="a{prompt}"), "X", "sd", str(folder),
+                       adapter=f"{folder}/lora", components=str(folder), prompt_template="a{prompt}")  # fmt: skip
+    kept = described(secret)
+    assert tmp_path.name not in json.dumps(kept) and kept["id"].startswith("mü & x+lora?") and kept["id"].endswith("template=a{prompt}")
     shipped = described(ModelCard("portraits/x", "X", "sd", "assets/models/portraits/x", licence="MIT"))
     path = "assets/models/portraits/x"
     assert shipped == {"id": "portraits/x", "title": "X", "family": "sd", "source": path, "prompt_template": "{prompt}"}

@@ -131,6 +131,10 @@ def test_typed_options(here, tiny_cards, tiny_ensemble):
     assert (typed.prediction, typed.prompt_template, typed.family) == ("v_prediction", "sks {prompt}", "sd")
     assert typed_card("portraits/harbor") is catalog["portraits/harbor"]
     assert typed_card("portraits/base+assets/models/portraits/harbor-lora").adapter.endswith("harbor-lora")
+    texts = (base, f"{base}?prediction=v_prediction", f"{base}?components={base}", f"{base}?template=%26sks+{{prompt}}")
+    assert len({typed_card(text).id for text in texts}) == 4  # two of one model may stand side by side
+    for card in map(typed_card, texts):
+        assert typed_card(card.id) == card  # an id can be typed
     for text, message in ((f"{base}?colour=red", "'colour' is no option"), (f"{base}?v", "not a list of options"),
                           (f"{base}?template=sks", "must say where the prompt goes"),
                           (f"{base}?family=sdxl", "is of family sd, not sdxl")):  # fmt: skip
