@@ -44,6 +44,7 @@ class Problem:
 
     name: str
     cause_and_cure: str
+    harmless: bool = False  # nothing needs to be done
 
     def __str__(self) -> str:
         return f"{self.name}: {self.cause_and_cure}"
@@ -71,7 +72,8 @@ def read_images(paths: Iterable[str | Path], captions: Mapping[str, str] | None 
             continue
         digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
         if digest in first_name:
-            problems.append(Problem(name, f"This is the same picture as {first_name[digest]}: it is used once. Nothing needs to be done."))
+            problems.append(Problem(name, f"This is the same picture as {first_name[digest]}: it is used once. Nothing needs to be done.",
+                                    harmless=True))  # fmt: skip
             continue
         first_name[digest] = name
         intakes.append(Intake(image, name, clean_caption(captions.get(path.name)), note))
@@ -93,7 +95,7 @@ def read_folder(folder: str | Path) -> tuple[list[Intake], list[Problem]]:
     if not folder.is_dir():
         return [], [Problem(safe_name(folder.name), "This is not a folder. Give the folder that holds the pictures.")]
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.suffix.lower() not in {".json", ".md"})
-    captions, problem = _captions(folder / "captions.json")
+    captions, problem = read_captions(folder / "captions.json")
     intakes, problems = read_images(files, captions)
     return intakes, ([problem] if problem else []) + problems
 
@@ -229,7 +231,7 @@ def _what_it_is(head: bytes) -> str:
     return "This is not a picture that can be read here. Use " + READABLE + "."
 
 
-def _captions(path: Path) -> tuple[dict[str, str], Problem | None]:
+def read_captions(path: Path) -> tuple[dict[str, str], Problem | None]:
     """File name -> prompt from a `captions.json`; a missing file is no problem, a broken one is said and passed over."""
     if not path.is_file():
         return {}, None

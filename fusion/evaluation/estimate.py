@@ -56,10 +56,9 @@ def inverted_interval(value: float, simulated: Callable[[np.ndarray], np.ndarray
     beyond = 2.0 if not np.isfinite(most) else max(min(most / value, 2.0), 1.0) if value > 0 else 1.0
     shares = np.concatenate([np.linspace(0, 1, points + 1), np.linspace(1, beyond, points + 1)[1:]])
     low, high = np.quantile(simulated(shares), [(1 - level) / 2, (1 + level) / 2], axis=1)  # (G,)
-    likely = value * shares[(low <= value) & (value <= high)]
-    upper = 2 * value - low[points]  # the basic bootstrap's
-    ends = (value, value) if not len(likely) else (min(likely.min(), value), max(likely.max(), value))
-    return float(ends[0]), float(np.clip(max(ends[1], upper), value, most))
+    least = shares[value <= high].min(initial=1.0)  # nearer truths would rarely measure as much, farther ones rarely as little
+    greatest = max(shares[low <= value].max(initial=1.0), 2 - low[points] / value if value > 0 else 1.0)
+    return float(value * least), float(min(value * greatest, most))
 
 
 def jackknife_variance(left_out: np.ndarray) -> float:

@@ -115,4 +115,5 @@ def _features(bench: Bench, fit, name: str, pictures: Pictures, count: int) -> E
 def _plain(row: Row, told: dict, pictures: Pictures) -> dict:
     figures = {name: None if getattr(row, name) is None else asdict(getattr(row, name)) for name in FIGURES}
     return {"method": row.method, "title": row.title, "cost": asdict(row.cost), "seconds": row.seconds, "preparing": told["preparing"],
-            "effective": row.effective, "notes": notes(row), "cells": np.bincount(pictures.cells, minlength=18).tolist(), **figures}  # fmt: skip
+            "effective": row.effective, "notes": notes(row), "cells": np.bincount(pictures.cells, minlength=18).tolist(),
+            **figures}  # fmt: skip

@@ -24,11 +24,12 @@ Made by `python -m fusion study evidence`. Do not edit. The page shows these fig
 
 {samples} samples a method, target and seed at {steps} steps; seeds: {seeds}. Every method is fitted to the {fitted} images of the target
 and weighed on its {held_out} held-out ones. A seed changes the sampling seeds and the noise of the target's statistic; what a method
-searches or trains is found once for each target, so that the spread over seeds leaves out that of training. In each cell: the mean over seeds with Student's 95 % interval for it, then in brackets
-the 95 % interval over samples (of one seed, its ends averaged; for the population over the samples of all seeds together). Calibrated
-features were read on {residual} samples of the first seed. Population: total variation to the target's known population, by the probe;
-the floor is what a perfect sampler measures with as many samples. The exact barycenter resamples the images of a prompt into one another;
-its intervals count those of a prompt as one. The recommendation sees no population.
+searches or trains is found once for each target, so that the spread over seeds leaves out that of training. In each cell: the mean over
+seeds with Student's 95 % interval for it, then in brackets the 95 % interval over samples (of one seed, its ends averaged; for the
+population over the samples of all seeds together). Calibrated features were read on {residual} samples of the first seed. Population:
+total variation to the target's known population, by the probe; the floor is what a perfect sampler measures with as many samples. The
+exact barycenter resamples the images of a prompt into one another; its intervals count those of a prompt as one. The recommendation sees
+no population.
 """
 
 

@@ -85,41 +85,61 @@ def shares(names: Sequence[str], values, interval=None, *, title: str = "") -> s
     return f'<ul class="shares" aria-label="{escape(title)}">' + "".join(items) + "</ul>"
 
 
+def ticks(low: float, high: float, about: int = 5) -> tuple[list[float], int]:
+    """Round numbers that enclose `low..high`, 1, 2 or 5 times a power of ten apart and about so many, and the decimals they need."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / about))
+    step = next(power * n for n in (1, 2, 5, 10) if power * n * about >= span)
+    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.floor(low / step + 1e-9), max(math.ceil(high / step - 1e-9), math.floor(low / step + 1e-9) + 1)
+    return [round(n * step, places) + 0.0 for n in range(first, last + 1)], places
+
+
+def fixed(value: float, places: int) -> str:
+    """A number with so many decimals and a true minus sign."""
+    return f"{value:.{places}f}".replace("-", "−")
+
+
 def lines(
     names: Sequence[str], xs: Sequence[float], series, *, x_title: str, y_title: str, label: str, emphasis: Sequence[str] = ()
 ) -> str:
     """Curves over noise levels, `series (K, L)`; a colour, a dash and a marker each."""
-    width, height, left, bottom, top = 720, 310, 58, 46, 34
-    low, high = min(min(s) for s in series), max(max(s) for s in series)
-    low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+    width, height, left, bottom, top = 720, 330, 66, 56, 40
+    marked, places = ticks(min(min(s) for s in series), max(max(s) for s in series))
+    low, high = marked[0], marked[-1]
     x0, x1 = min(xs), max(xs)
-    px = [left + (x - x0) / ((x1 - x0) or 1) * (width - left - 20) for x in xs]
+
+    def px(x: float) -> float:
+        return left + (x - x0) / ((x1 - x0) or 1) * (width - left - 20)
 
     def py(v: float) -> float:
-        return top + (high - v) / ((high - low) or 1) * (height - top - bottom)
+        return top + (high - v) / (high - low) * (height - top - bottom)
 
-    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
-    for step in range(5):
-        v = low + (high - low) * step / 4
+    parts = [f'<svg class="chart curves" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
+    for v in marked:
         parts.append(
             f'<path class="axis" d="M{left} {py(v):.1f}H{width - 20}"/>'
-            f'<text x="{left - 8}" y="{py(v) + 4:.1f}" text-anchor="end">{v:.3g}</text>'
+            f'<text x="{left - 8}" y="{py(v) + 5:.1f}" text-anchor="end">{fixed(v, places)}</text>'
         )
-    for step in range(0, len(xs), max(1, len(xs) // 6)):
-        parts.append(f'<text x="{px[step]:.1f}" y="{height - 26}" text-anchor="middle">{xs[step]:.1f}</text>')
+    across, places = ticks(x0, x1, 8)
+    for x in (x for x in across if x0 <= x <= x1):
+        parts.append(
+            f'<path class="axis" d="M{px(x):.1f} {height - bottom}v5"/>'
+            f'<text x="{px(x):.1f}" y="{height - bottom + 24}" text-anchor="middle">{fixed(x, places)}</text>'
+        )
     parts.append(
-        f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">{escape(x_title)}</text>'
-        f'<text x="4" y="12">{escape(y_title)}</text>'
+        f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{escape(x_title)}</text>'
+        f'<text x="4" y="20">{escape(y_title)}</text>'
     )
     for k, values in enumerate(series):
-        line = " ".join(f"{x:.1f},{py(v):.1f}" for x, v in zip(px, values))
+        line = " ".join(f"{x:.1f},{py(v):.1f}" for x, v in zip(map(px, xs), values))
         stroke = colour(k) if names[k] not in emphasis else "currentColor"
         parts.append(
             f'<polyline points="{line}" fill="none" stroke="{stroke}" stroke-width="2.2" stroke-dasharray="{DASHES[k % len(DASHES)]}"/>'
         )
         for n in range(k % 3, len(xs), 4):
             parts.append(
-                f'<text x="{px[n]:.1f}" y="{py(values[n]) + 4:.1f}" text-anchor="middle" '
+                f'<text class="mark-at" x="{px(xs[n]):.1f}" y="{py(values[n]) + 4:.1f}" text-anchor="middle" '
                 f'style="fill:{stroke};font-size:11px">{MARKS[k % len(MARKS)]}</text>'
             )
     return "".join(parts) + "</svg>"
@@ -130,6 +150,7 @@ def dots(names: Sequence[str], found: Sequence[dict], *, label: str) -> str:
     width, left, high = 400, 150, 30
     ends = [v for f in found for v in (f["value"], f["low"], f["high"], f.get("floor")) if v is not None and math.isfinite(v)]
     low, top = min([0.0, *ends]), max([1e-12, *ends])
+    places = max(0, 2 - math.floor(math.log10(top - low)))
 
     def px(v: float | None) -> float:
         return left + (min(max(low if v is None else v, low), top) - low) / (top - low) * (width - left - 56)
@@ -142,7 +163,7 @@ def dots(names: Sequence[str], found: Sequence[dict], *, label: str) -> str:
             f'<path d="M{px(f["low"]):.1f} {y}H{px(f["high"]):.1f}" stroke="{colour(n)}" stroke-width="2.5"/>'
             f'<text x="{px(f["value"]):.1f}" y="{y + 5}" text-anchor="middle" style="fill:{colour(n)};font-size:15px">'
             f"{MARKS[n % len(MARKS)]}</text>"
-            f'<text x="{width - 4}" y="{y + 4}" text-anchor="end">{f["value"]:.3g}</text>'
+            f'<text x="{width - 4}" y="{y + 4}" text-anchor="end">{fixed(f["value"], places)}</text>'
         )
         if f.get("floor") is not None:
             rows.append(f'<path d="M{px(f["floor"]):.1f} {y - 8}v16" stroke="currentColor" stroke-width="1.5" opacity=".5"/>')
@@ -158,14 +179,16 @@ def heatmap(
     rows: Sequence[str], columns: Sequence[str], values, *, label: str, signed: bool = False, digits: int = 2, top: float | None = None
 ) -> str:
     """Coloured cells with their number written in: PuOr centred on 0 if `signed`, otherwise Cividis from 0 to `top`."""
-    left, cell, high, head = 110, 74, 40, 30
+    left, cell, high, head = 110, 74, 40, 46 if any(" " in c for c in columns) else 30
     ceiling = top if top is not None else max(max(abs(float(v)) for v in row) for row in values) or 1.0
     parts = [
         f'<svg class="chart" style="max-width:{left + cell * len(columns)}px" '
         f'viewBox="0 0 {left + cell * len(columns)} {head + high * len(rows)}" '
         f'role="img" aria-label="{escape(label)}">'
     ]
-    parts += [f'<text x="{left + cell * (j + 0.5)}" y="19" text-anchor="middle">{escape(c)}</text>' for j, c in enumerate(columns)]
+    for j, name in enumerate(columns):
+        for line, word in enumerate(reversed(name.split(" ", 1))):  # two words stand above each other: columns are narrow
+            parts.append(f'<text x="{left + cell * (j + 0.5)}" y="{head - 11 - 17 * line}" text-anchor="middle">{escape(word)}</text>')
     for i, name in enumerate(rows):
         y = head + high * i
         parts.append(f'<text x="{left - 10}" y="{y + high / 2 + 4}" text-anchor="end">{escape(name)}</text>')
@@ -188,3 +211,16 @@ def population(table_: Sequence[Sequence[float]], label: str) -> str:
         for j, v in enumerate(row)
     )
     return f'<svg class="pop" viewBox="0 0 120 33" role="img" aria-label="{escape(label)}">{cells}</svg>'
+
+
+def population_key(rows: Sequence[str], columns: Sequence[str], tones: Sequence[str], few: str, many: str, label: str) -> str:
+    """How to read the plates of `population`: its rows by name, its columns as swatches `tones` over cells, and the ramp of colours."""
+    parts = [f'<svg class="pop-key" viewBox="0 0 400 62" role="img" aria-label="{escape(label)}">']
+    for j, (name, tone) in enumerate(zip(columns, tones)):
+        parts.append(f'<circle cx="{20 * j + 10}" cy="8" r="6.5" fill="{tone}"><title>{escape(name)}</title></circle>')
+        parts += [f'<rect class="cell" x="{20 * j + 0.5}" y="{14 * i + 20}" width="19" height="12" rx="2.5"/>' for i in range(len(rows))]
+    parts += [f'<text x="128" y="{14 * i + 30}">{escape(name)}</text>' for i, name in enumerate(rows)]
+    stops = "".join(f'<stop offset="{n / (len(CIVIDIS) - 1):.3f}" stop-color="rgb{c}"/>' for n, c in enumerate(CIVIDIS))
+    parts.append(f'<defs><linearGradient id="pop-ramp">{stops}</linearGradient></defs>')
+    parts.append(f'<rect x="240" y="20" width="140" height="12" rx="2.5" fill="url(#pop-ramp)"/><text x="240" y="48">{escape(few)}</text>')
+    return "".join(parts) + f'<text x="380" y="48" text-anchor="end">{escape(many)}</text></svg>'

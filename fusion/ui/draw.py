@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from fusion import hosting
 
 from .engine import distance_form, ensemble, key_of, loaded, open_images
 
+MOVED = "set on the page"  # how weights were found that someone moved in the mixer
 YOURS = {"mix": "mixture", "blend": "scorefusion"}  # the method that the mixer's weights stand for, by mode
 
 
@@ -117,12 +119,26 @@ def save(sample, chosen, settings_, path: Path) -> None:
 def recipe_json(chosen, result, plan, mode: str, weights, metrics: dict) -> str:
     """What a user keeps: the mixer's weights as they are, with the fit's interval."""
     from fusion.recipe import Recipe
+
+    kept = kept_weights(tuple(c.title for c in chosen), result, mode, weights)
+    return Recipe.of(ensemble(chosen), YOURS[mode], settings(plan), kept, metrics=metrics).to_json()
+
+
+def kept_weights(names: tuple[str, ...], result, mode: str, weights):
+    """The mixer's weights as `Weights`: those of an estimator of the fit where they were left alone, otherwise set on the page.
+
+    Weights that were moved keep the interval that the mixer shows behind the handles.
+    """
     from fusion.weights import Weights
 
-    source = None if result is None else result.calibrated if mode == "mix" else result.published
-    interval = None if source is None else source.interval_
-    kept = Weights(np.asarray(weights), interval, tuple(c.title for c in chosen), "set on the page")
-    return Recipe.of(ensemble(chosen), YOURS[mode], settings(plan), kept, metrics=metrics).to_json()
+    if result is None:
+        return Weights(np.asarray(weights), None, names, MOVED)
+    first = (result.calibrated or result.mixture).as_weights() if mode == "mix" else result.matched
+    for found in (first, result.published.as_weights()):
+        if found is not None and np.allclose(found.values, weights, atol=1e-9):  # a round trip through the browser costs the last digits
+            return replace(found, names=names)
+    shown = result.calibrated if mode == "mix" else result.published
+    return Weights(np.asarray(weights), None if shown is None else shown.interval_, names, MOVED)
 
 
 def again(chosen, recipe, *, job):

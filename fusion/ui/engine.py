@@ -71,12 +71,12 @@ def memory(chosen: Iterable):
 
 def ensemble(chosen: Iterable, progress=None):
     """The loaded ensemble of these cards, from the cache where possible. Raises ModelError with cause and cure."""
-    from models.loading import load_ensemble
-
     chosen = tuple(chosen)
     hosting.check(models=chosen)
     key = key_of(chosen)
-    with _lock:
+    with _lock:  # held while libraries are imported, too: imported by two threads at once, peft finds itself half made
+        from models.loading import load_ensemble
+
         if key not in _ensembles:
             _make_room()
             _ensembles[key] = load_ensemble(chosen, device=hosting.device(), progress=progress)
@@ -237,8 +237,12 @@ def open_images(paths) -> list:
 
 def audit(groups) -> list[dict]:
     """Population of each `(name, images)` as the probe reads it; its distance to the first group's, and what chance alone gives."""
-    from fusion.evaluation.population import cells, distance_of_counts
-    from models.portraits.population import PRESENTATIONS, TONES
+    with _lock:  # libraries are imported, and patched for every thread, while a model is loaded: the probe must not be built meanwhile
+        from fusion.evaluation.population import cells, distance_of_counts
+        from models.portraits import probe
+        from models.portraits.population import PRESENTATIONS, TONES
+
+        probe.load()
 
     counts = [(name, cells(images)) for name, images in groups]
     target = counts[0][1]

@@ -12,6 +12,7 @@ import gradio as gr
 
 from . import (
     address,
+    captions,
     comeback,
     comeback_card,
     compare,
@@ -30,6 +31,7 @@ from . import (
     sweep,
     target,
     texts,
+    uploads,
     visits,
     vote,
 )
@@ -58,7 +60,7 @@ ACTIONS = {
     "remove": target.remove,
     "clear": target.clear,
     "caption": target.caption,
-    "default_caption": target.default_caption,
+    "default_caption": captions.set_default,
     "levels": fit.set_levels,
     "draws": fit.set_draws,
     "plan": compare.set_plan,
@@ -172,7 +174,7 @@ def on_act(session: state.Session, event: gr.EventData) -> list:
 
 @turn
 def on_upload(session: state.Session, files) -> list:
-    target.upload(session, [str(f) for f in files or []])
+    uploads.take(session, [str(f) for f in files or []])
     return [None, *refresh(session)]
 
 

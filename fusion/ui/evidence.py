@@ -183,7 +183,7 @@ def _population(session) -> str:
         if rows
         else ""
     )
-    return _lead(session, "evidence.population_help") + f'<div class="pair">{plates}</div>' + table
+    return _lead(session, "evidence.population_help") + f'<div class="pair plates">{plates}</div>' + table
 
 
 def set_tab(session, data: dict) -> None:

@@ -12,11 +12,12 @@ from html import escape
 
 import numpy as np
 
-from . import charts, engine, state, texts
+from . import charts, engine, fit, state, texts
 from .panel import notes
 
 FOLDER = engine.ASSETS / "first_screen"
 SCHEMA = 1
+STRIP = 24  # target pictures shown
 
 
 @functools.lru_cache(maxsize=8)
@@ -49,8 +50,30 @@ def take_stored_fit(session) -> None:
 
 
 def render(session) -> str:
-    data = stored(session.example or "valley")
-    return f'<div class="sf" id="first-screen">{notes(session, "page")}{_answer(session, data) if data else _empty(session)}</div>'
+    """The example's stored answer; once the visitor's own pictures have been fitted, theirs."""
+    own = session.fit is not None and session.example is None and bool(session.pictures) and not session.stale()
+    data = None if own else stored(session.example or "valley")
+    body = _own(session) if own else _answer(session, data) if data else _empty(session)
+    return f'<div class="sf" id="first-screen">{notes(session, "page")}{body}</div>'
+
+
+def _own(session) -> str:
+    """What a fit said of the visitor's own pictures. No distance: nothing was drawn and measured yet."""
+    say, found, names = session.say, session.fit, session.fit.gram.names
+    source, interval = (found.mixture, None) if found.calibrated is None else (found.calibrated, found.calibrated.interval_)
+    data = {"names": names, "proportions": np.asarray(source.proportions_).tolist(), "images": len(found.gram)}
+    strip = "".join(f'<img src="{state.link(p.path)}" alt="" width="52" height="52">' for p in session.pictures[:STRIP])
+    limits = "" if found.calibrated is not None else f'<p class="soft">{say("fit.uncalibrated")}</p>'
+    said = "".join(f'<p class="soft">{escape(text)}</p>' for kind, text in fit.verdicts(session) if kind == "warn")
+    return (
+        f'<div class="hero"><div class="stack" style="gap:20px"><p class="eyebrow">{say("hero.yours")}</p>'
+        f"<h2>{headline(session.language, data, 'hero.own_headline')}</h2>"
+        f"{charts.shares(names, data['proportions'], interval, title=session.tell('fit.proportions'))}{limits}{said}"
+        f'<div class="row"><a class="btn primary" href="#compare">{say("hero.draw")}</a><a class="btn" href="#fit">{say("hero.mixer")}</a>'
+        f'</div></div><div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">'
+        f"{say('hero.target', count=len(session.pictures))}</p>"
+        f'<div class="strip" aria-hidden="true">{strip}</div></div><p class="soft">{say("hero.not_drawn")}</p></div></div>'
+    )
 
 
 def _empty(session) -> str:
@@ -62,15 +85,15 @@ def _empty(session) -> str:
     )
 
 
-def headline(language: str, data: dict) -> str:
-    """`Your 12 portraits look like 61 % Harbor, 27 % Summit and 12 % Meadow.`"""
+def headline(language: str, data: dict, key: str = "hero.headline") -> str:
+    """`These 12 portraits look like 61 % Harbor, 27 % Summit and 12 % Meadow.`"""
     order, whole = np.argsort(-np.asarray(data["proportions"])), charts.percents(data["proportions"])  # as in the bars below
     parts = [
         texts.html(language, "hero.part", share=f"{whole[k]}\u202f%", name=data["names"][k])
         for k in order
         if data["proportions"][k] >= 0.02
     ]
-    return texts.say(language, "hero.headline", count=data["images"], parts=texts.join(language, parts))
+    return texts.say(language, key if data["images"] > 1 else "hero.one", count=data["images"], parts=texts.join(language, parts))
 
 
 def _answer(session, data: dict) -> str:
@@ -93,8 +116,13 @@ def _answer(session, data: dict) -> str:
     )
 
 
-def _best(data: dict) -> dict:
-    return min(data["distances"], key=lambda d: d["value"])
+FAR = 0.4  # of the population would have to change: whatever comes nearest, this is not near
+
+
+def _leading(data: dict, among=lambda d: True) -> list[dict]:
+    """The nearest of some distances, and those whose intervals reach into its own."""
+    best, *others = sorted(filter(among, data["distances"]), key=lambda d: d["value"])
+    return [best, *(d for d in others if d["low"] <= best["high"])]
 
 
 def _of(data: dict, method: str) -> dict | None:
@@ -102,13 +130,12 @@ def _of(data: dict, method: str) -> dict | None:
 
 
 def _distance_sentence(session, data: dict) -> str:
-    """What fusion gained over the best single model, or, as plainly, that it lost."""
-    single = _of(data, "single")
-    fused = min((d for d in data["distances"] if d["method"] != "single"), key=lambda d: d["value"])
+    """What fusion gained over the nearest single model, or, as plainly, that it lost, and that even the nearest is far where it is."""
+    single, (fused, *alike) = _of(data, "single"), _leading(data, lambda d: d["method"] != "single")
     key = "hero.wins" if fused["high"] < single["low"] else "hero.loses" if fused["low"] > single["high"] else "hero.ties"
-    return session.say(
-        key, method=session.tell(f"method.{fused['method']}"), fused=f"{fused['value']:.2f}", single=f"{single['value']:.2f}"
-    )
+    methods = texts.join(session.language, [session.tell(f"method.{d['method']}") for d in (fused, *alike)])
+    said = session.say(key, method=methods, fused=f"{fused['value']:.2f}", single=f"{single['value']:.2f}")
+    return said + (f" {session.say('hero.far')}" if min(fused["value"], single["value"]) > FAR else "")
 
 
 def _honesty(session, data: dict) -> str:
@@ -122,7 +149,7 @@ def _honesty(session, data: dict) -> str:
 
 
 def _rows(session, data: dict) -> str:
-    best, say, top = _best(data), session.say, max(d["high"] for d in data["distances"])
+    leading, say, top = _leading(data), session.say, max(d["high"] for d in data["distances"])
     rows = []
     for row in data["rows"]:
         d = _of(data, row["method"])
@@ -131,10 +158,10 @@ def _rows(session, data: dict) -> str:
             f'alt="{escape(_alt(session, data, row, s))}" title="{escape(_alt(session, data, row, s))}">'
             for s in row["shots"]
         )
-        name = session.tell(f"method.{row['method']}")
+        name = session.tell("hero.nearest" if row["method"] == "single" else f"method.{row['method']}")
         detail = row["member"] or " ".join(charts.decimals(row["weights"]))
         rows.append(
-            f'<div class="hero-row {"best" if d is best else ""}"><div><strong>{escape(name)}</strong><br><small>{escape(detail)}'
+            f'<div class="hero-row {"best" if d in leading else ""}"><div><strong>{escape(name)}</strong><br><small>{escape(detail)}'
             f'</small></div><div class="shots">{images}</div>'
             f'<div class="dist"><span><b>{d["value"]:.2f}</b> <small>{d["low"]:.2f}–{d["high"]:.2f}'
             f"</small></span>"
@@ -148,7 +175,8 @@ def _rows(session, data: dict) -> str:
 def _alt(session, data: dict, row: dict, shot: dict) -> str:
     weights = ", ".join(charts.named(data["names"], row["weights"]))
     source = session.tell("compare.from", name=shot["member"]) if shot.get("member") else weights
-    method, seed = session.tell("method." + row["method"]), session.tell("compare.seed", seed=shot["seed"])
+    method = session.tell("hero.nearest" if row["method"] == "single" else f"method.{row['method']}")
+    seed = session.tell("compare.seed", seed=shot["seed"])
     return f"{method}, {source}, {seed}: {shot['prompt']}"
 
 

@@ -105,7 +105,9 @@ def verdicts(session) -> list[tuple[str, str]]:
     """`(kind, sentence)` of everything that limits the answer."""
     tell, fit, said = session.tell, session.fit, []
     if fit.calibrated is not None and fit.calibrated.outside_:
-        said.append(("warn", tell("fit.outside", p=_p(fit.calibrated.p_value_))))
+        outside = tell("fit.outside", p=_p(fit.calibrated.p_value_))
+        one = fit.calibrated.captions_ == 1 and len(fit.gram) > 1
+        said.append(("warn", outside + (" " if session.language == "en" else "") + tell("fit.captions") if one else outside))
     elif fit.calibrated is not None:
         said.append(("info", tell("fit.inside", p=_p(fit.calibrated.p_value_))))
     if fit.undecided:

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from html import escape
 
-from . import draw, engine, fit, jobs, measured, methods, mixer, models_section, state, target, texts
+from . import captions, draw, engine, fit, jobs, measured, methods, mixer, models_section, state, target, texts, uploads
 from .panel import notes, progress, section
 
 FOLDER = engine.ASSETS / "studies" / "evidence"  # where the study of that name writes
@@ -132,21 +132,19 @@ def upload(session, paths: list[str]) -> None:
     from fusion.images import read_images
 
     intakes, problems = read_images(paths)
-    said = [("bad", f"{p.name}: {target.problem(session.language, p.cause_and_cure)}") for p in problems]
+    said = uploads.said_of(session, problems)
+    guesses = captions.proposed(session, [intake.image for intake in intakes])
     fitted, known = {p.image.tobytes() for p in session.pictures}, {p.image.tobytes() for p in session.held}
-    for intake in intakes:
+    for intake, guess in zip(intakes, guesses):
         pixels = intake.image.tobytes()
         if pixels in fitted:
             said.append(("bad", f"{intake.name}: {session.tell('measure.fitted')}"))
         elif pixels not in known and len(session.held) < 200:
             path = session.folder / f"held-{len(list(session.folder.glob('held-*')))}.png"
             intake.image.save(path)
-            session.held.append(state.Picture(intake.image, intake.name, intake.caption or session.default_caption, str(path)))
+            session.held.append(state.Picture(intake.image, intake.name, intake.caption or guess or session.default_caption, str(path)))
             known.add(pixels)
-    if said:
-        session.notes["held"] = said[:12]
-    else:
-        session.notes.pop("held", None)
+    uploads.show(session, "held", said)
 
 
 def clear(session, data: dict) -> None:

@@ -12,6 +12,7 @@ from . import charts, engine, first_screen, state, texts
 from .panel import notes, section
 
 SUMMARY = "models.summary."
+TONES = ("#ffcc22", "#fadcbc", "#e0bb95", "#bf8f68", "#9b643d", "#594539")  # of the emoji font that the portraits are drawn with
 
 
 def offered(session) -> dict:
@@ -34,7 +35,19 @@ def render(session) -> str:
         away = [c for c in cards.values() if c.is_hub and c.id not in session.selected]
         more = f"<summary>{session.say('models.away', count=len(away))}</summary>{_cards(session, away)}"
         body = _cards(session, here) + (f'<details data-key="away">{more}</details>' if away else "")
+        body += _key(session) if any(c.population is not None for c in here) else ""
     return section(session, 1, "models", body + _memory(session) + notes(session, "models") + _add(session))
+
+
+def _key(session) -> str:
+    """One legend for the plates of all cards."""
+    from models.portraits import population
+
+    rows = [session.tell(f"presentation.{p}") for p in population.PRESENTATIONS]
+    columns = [session.tell(f"tone.{t}") for t in population.TONES]
+    label = session.tell("models.key", rows=texts.join(session.language, rows), columns=texts.join(session.language, columns))
+    plate = charts.population_key(rows, columns, TONES, session.tell("models.key_few"), session.tell("models.key_many"), label)
+    return f'<figure class="key"><figcaption class="soft">{session.say("models.key_title")}</figcaption>{plate}</figure>'
 
 
 def _memory(session) -> str:

@@ -77,10 +77,12 @@ def notes(session, place: str) -> str:
     said = session.notes.get(place) or []
     if not said:
         return ""
-    kind = said[0][0]
-    role = "alert" if kind == "bad" else "status"
-    items = "".join(f"<li>{escape(text)}</li>" for _, text in said)
-    return f'<div class="note {kind}" role="{role}" data-place="{place}"><ul>{items}</ul></div>'
+    boxes = []
+    for kind in dict.fromkeys(kind for kind, _ in said):
+        role = "alert" if kind == "bad" else "status"
+        items = "".join(f"<li>{escape(text)}</li>" for own, text in said if own == kind)
+        boxes.append(f'<div class="note {kind}" role="{role}" data-place="{place}"><ul>{items}</ul></div>')
+    return "".join(boxes)
 
 
 def progress(session, kind: str) -> str:

@@ -1,7 +1,7 @@
 """The report on paper: one list of blocks, set as a self-contained web page or as a PDF with matplotlib. Knows no session.
 
 Blocks are tuples: `("title" | "lead" | "heading" | "subheading" | "text" | "code", text)`, `("table", heads, rows)`,
-`("pictures", [(path, caption)])` and `("dots", title, names, [{"value", "low", "high"}])`.
+`("pictures", [(path, caption)])`, `("dots", title, names, [{"value", "low", "high"}])` and `("folded", title, code)`, which a reader opens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STYLE = (
     "table{border-collapse:collapse;width:100%;font-size:14px}td,th{border-bottom:1px solid #ddd;padding:6px 10px 6px 0;text-align:left;"
     "vertical-align:top;white-space:pre-line}th{font-weight:600}img{width:84px;height:84px;object-fit:contain;border-radius:8px}"
     "figure{display:inline-block;margin:4px 8px 8px 0;font-size:12px;width:104px;vertical-align:top}"
-    "figcaption{color:#555;white-space:pre-line}svg{max-width:560px}pre{white-space:pre-wrap;font-size:12px}.axis{stroke:#aaa}"
+    "figcaption{color:#555;white-space:pre-line}svg{max-width:560px}pre{white-space:pre-wrap;font-size:12px}details{margin-top:36px}summary{font-size:19px;font-weight:600;cursor:pointer}.axis{stroke:#aaa}"
     "svg text{font-size:13px;fill:currentColor}"
     "@media(prefers-color-scheme:dark){body{background:#121318;color:#edecea}td,th{border-color:#333}figcaption{color:#aaa}}"
 )
@@ -55,6 +55,8 @@ def _html(kind: str, *content) -> str:
     if kind == "dots":
         title, names, found = content
         return f"<h3>{escape(title)}</h3>{charts.dots(names, found, label=title)}"
+    if kind == "folded":
+        return f"<details><summary>{escape(content[0])}</summary><pre>{escape(content[1])}</pre></details>"
     if kind == "lead":
         return f'<p class="lead">{escape(content[0])}</p>'
     return f"<{TAGS[kind]}>{escape(content[0])}</{TAGS[kind]}>"
@@ -83,7 +85,7 @@ def pdf(blocks: list[tuple], path: Path) -> bool:
                 if kind in SIZES:
                     sheet.write(*content, kind)
                 else:
-                    {"table": sheet.table, "pictures": sheet.pictures, "dots": sheet.dots}[kind](*content)
+                    {"table": sheet.table, "pictures": sheet.pictures, "dots": sheet.dots, "folded": sheet.folded}[kind](*content)
             sheet.turn(last=True)
     wide = any(unicodedata.east_asian_width(c) in "WF" for block in blocks for c in str(block[1:]))
     return not wide or len(family) > 1
@@ -157,6 +159,11 @@ class Sheet:
             self.need(size * 1.45)
             self.line(part, MARGIN, self.y, size, **style)
             self.y += size * 1.45
+
+    def folded(self, title: str, code: str) -> None:
+        """Paper cannot be opened: the code in small type under its title."""
+        self.write(title, "heading")
+        self.write(code, "code")
 
     def table(self, heads, rows) -> None:
         """Columns as wide as what they hold needs, cells wrapped within them; the head in bold."""

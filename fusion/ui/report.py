@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from . import address, charts, compare, draw, fit, measure, measured, mixer, models_section, paper, state
+from . import address, charts, compare, draw, fit, measure, measured, mixer, models_section, paper, state, texts
 from .panel import notes, section
 
 FILES = {"recipe": "recipe.json", "html": "scorefusion-report.html", "pdf": "scorefusion-report.pdf"}
@@ -77,8 +77,8 @@ def content(session, recipe: str) -> list[tuple]:
     tell, names = session.tell, list(session.fit.gram.names)
     heads = [tell(k) for k in ("word.model", "fit.proportions", "word.interval", "fit.published", "word.interval")]
     current = ", ".join(charts.named(names, mixer.weights(session)))
-    blocks = [("title", "ScoreFusion Studio"), ("lead", measure.verdict(session)), ("heading", tell("report.answer"))]
-    blocks += [("table", heads, fit.rows(session.fit, names)), ("text", fit.plain_why(session))]
+    blocks = [("title", "ScoreFusion Studio"), ("lead", answer(session)), ("text", measure.verdict(session))]
+    blocks += [("heading", tell("report.answer")), ("table", heads, _rows(session.fit, names)), ("text", fit.plain_why(session))]
     blocks += [("text", sentence) for _, sentence in fit.verdicts(session)]
     blocks.append(("text", f"{tell('report.weights')}: {tell(f'mixer.{session.mode}')} · {current}"))
     shown = session.report or measure.stored(session.example)
@@ -92,7 +92,34 @@ def content(session, recipe: str) -> list[tuple]:
             older = f" ({tell('older')})" if compare.is_old(session, column) else ""
             blocks.append(("subheading", tell(f"method.{column.method}") + older))
             blocks.append(("pictures", [(s.path, _caption(session, s)) for s in column.shots.values()]))
-    return [*blocks, ("heading", "recipe.json"), ("code", recipe)]
+    return [*blocks, ("folded", "recipe.json", recipe)]
+
+
+def answer(session) -> str:
+    """The proportions in one sentence, with their intervals where there are any."""
+    found = session.fit.calibrated if session.fit.calibrated is not None else session.fit.mixture
+    intervals = found.interval_ if session.fit.calibrated is not None else [None] * len(found.proportions_)
+    parts = [
+        f"{share}\u202f% {name}" + ("" if interval is None else f" ({_between(interval)})")
+        for name, share, interval in zip(session.fit.gram.names, charts.percents(found.proportions_), intervals)
+        if share or interval is not None
+    ]
+    count = len(session.fit.gram)
+    images = session.tell("target.count", count=count) if count > 1 else session.tell("target.count_one")
+    return session.tell("report.says", images=images, parts=texts.join(session.language, parts))
+
+
+def _between(interval) -> str:
+    return f"{100 * interval[0]:.0f}–{100 * interval[1]:.0f}\u202f%"
+
+
+def _rows(found, names) -> list[list[str]]:
+    """Proportions and published weights in whole percentages, as section 3 shows them."""
+    first = found.calibrated if found.calibrated is not None else found.mixture
+    between = [_between(i) for i in found.calibrated.interval_] if found.calibrated is not None else ["–"] * len(names)
+    shares, weights = charts.percents(first.proportions_), charts.percents(found.published.weights_)
+    published = [_between(i) for i in found.published.interval_]
+    return [[n, f"{s}\u202f%", b, f"{w}\u202f%", p] for n, s, b, w, p in zip(names, shares, between, weights, published)]
 
 
 def _caption(session, shot: state.Shot) -> str:

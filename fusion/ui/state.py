@@ -33,6 +33,7 @@ class Picture:
     path: str
     note: str = ""
     recipe: object | None = None  # fusion.recipe.Recipe, where the file carried one
+    proposed: bool = False  # the caption was read off the picture, not given
 
     @property
     def digest(self) -> str:
@@ -87,7 +88,7 @@ class Session:
     added: dict = field(default_factory=dict)  # id -> ModelCard typed in by this visitor
     pictures: list[Picture] = field(default_factory=list)
     example: str | None = None
-    default_caption: str = "a portrait of a person"
+    default_caption: str = ""  # of pictures without one: whatever stood here would be taken for part of the population
     fit: object | None = None  # fusion.fitting.Fit, or None
     fit_ids: tuple[str, ...] = ()  # which models, in order, and which pictures it was made of
     fit_pictures: str = ""

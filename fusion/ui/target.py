@@ -6,11 +6,10 @@ import json
 from html import escape
 from pathlib import Path
 
-from . import comeback, engine, state, texts
+from . import captions, comeback, engine, state, texts
 from .panel import notes, section
 
 EXAMPLES = ("valley", "coast", "island")
-MOST = 200
 
 
 def render_head(session) -> str:
@@ -32,6 +31,8 @@ def render(session) -> str:
             f'<button class="btn quiet" type="button" data-do="clear" style="margin-left:auto">{say("target.clear")}</button>'
             f"</div>"
         )
+        if said := captions.advice(session):
+            parts.append(f'<p class="soft" id="captions">{said}</p>')
         parts.append('<ul class="thumbs">' + "".join(_thumb(session, i, p) for i, p in enumerate(pictures)) + "</ul>")
     else:
         parts.append(f'<p class="soft">{_advice(session)}</p>')
@@ -44,7 +45,8 @@ def render(session) -> str:
         parts.append(f'<div class="row"><span class="soft">{say("target.try")}</span>{buttons}</div>')
     parts.append(
         f'<label class="field">{say("target.default_caption")}<input type="text" data-do="default_caption" maxlength="400" '
-        f'value="{escape(session.default_caption)}"></label>'
+        f'placeholder="{say("captions.example")}" value="{escape(session.default_caption)}"></label>'
+        f'<p class="soft">{say("captions.help")}</p>'
     )
     parts.append(f'<p class="soft">{say("target.privacy" if not engine.hosted() else "target.privacy_hosted")}</p>')
     return '<div class="sf inset stack" style="padding-top:16px">' + "".join(parts) + "</div>"
@@ -52,7 +54,7 @@ def render(session) -> str:
 
 def _thumb(session, index: int, picture) -> str:
     say = session.say
-    note = f"<small>{escape(problem(session.language, picture.note))}</small>" if picture.note else ""
+    note = f"<small>{escape(texts.translate(session.language, picture.note))}</small>" if picture.note else ""
     if picture.recipe is not None:
         note += (
             f'<button class="btn quiet" type="button" data-do="recipe_of" data-index="{index}" data-then="#comeback">'
@@ -62,7 +64,8 @@ def _thumb(session, index: int, picture) -> str:
         f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
         f'<button class="drop" type="button" data-do="remove" data-index="{index}" '
         f'aria-label="{say("target.remove", name=picture.name)}"><span aria-hidden="true">✕</span></button>'
-        f'<input type="text" maxlength="400" value="{escape(picture.caption)}" '
+        f'<input type="text" maxlength="400" value="{escape(picture.caption)}" title="{escape(picture.caption)}" '
+        f'placeholder="{say("captions.none")}" {"data-proposed" if picture.proposed else ""} '
         f'data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}">{note}</li>'
     )
 
@@ -115,69 +118,12 @@ def take_example(session, data: dict) -> None:
     first_screen.take_stored_fit(session)
 
 
-def upload(session, paths: list[str]) -> None:
-    """Add pictures; every file that cannot be used gets one sentence, the others are kept."""
-    from fusion.images import read_images
-
-    recipes, paths = [p for p in paths or [] if is_recipe(p)], [p for p in paths or [] if not is_recipe(p)]
-    taken = [(Path(p).name, comeback.load(session, p)) for p in recipes[:1]]
-    if not paths:
-        session.notes["target"] = [("info", session.tell("target.recipe" if ok else "target.recipe_not", name=n)) for n, ok in taken]
-        return
-    intakes, problems = read_images(paths)
-    said = [("bad", f"{p.name}: {problem(session.language, p.cause_and_cure)}") for p in problems]
-    if session.example:  # own pictures replace the example
-        session.pictures, session.example = [], None
-    carried = {Path(p).name: recipe_in(p) for p in paths}
-    known = {p.image.tobytes() for p in session.pictures}
-    for intake in intakes:
-        if intake.image.tobytes() in known:
-            said.append(("bad", f"{intake.name}: {session.tell('target.duplicate')}"))
-        elif len(session.pictures) >= MOST:
-            said.append(("bad", f"{intake.name}: {session.tell('target.most', most=MOST)}"))
-        else:
-            path = session.folder / f"target-{len(list(session.folder.glob('target-*')))}.png"
-            intake.image.save(path)
-            session.pictures.append(
-                state.Picture(
-                    intake.image, intake.name, intake.caption or session.default_caption, str(path), intake.note, carried.get(intake.name)
-                )
-            )
-    if said:
-        session.notes["target"] = said[:12]
-    else:
-        session.notes.pop("target", None)
-
-
-def is_recipe(path: str) -> bool:
-    """True for a file that says by its name or by how it begins that it is JSON and not a picture."""
-    if path.lower().endswith(".json"):
-        return True
-    with open(path, "rb") as file:
-        return file.read(64).lstrip().startswith(b"{")
-
-
-def recipe_in(path: str):
-    """The recipe that a picture carries, or None: most pictures have none, and as a target that is no error."""
-    from fusion.recipe import Recipe, RecipeError
-
-    try:
-        return Recipe.from_png(path)
-    except RecipeError:
-        return None
-
-
 def take_recipe(session, data: dict) -> None:
     """Make the recipe of one picture the page's state."""
     index = _index(session, data)
     if index >= 0 and session.pictures[index].recipe is not None:
         picture = session.pictures[index]
         comeback.take(session, picture.recipe, picture.name, picture.image)
-
-
-def problem(language: str, sentence: str) -> str:
-    """The intake's English sentence in the visitor's language."""
-    return texts.translate(language, sentence)
 
 
 def _index(session, data: dict) -> int:
@@ -199,17 +145,4 @@ def clear(session, data: dict) -> None:
 
 
 def caption(session, data: dict) -> None:
-    from fusion.images import clean_caption
-
-    index = _index(session, data)
-    if index >= 0:
-        session.pictures[index].caption = clean_caption(str(data.get("value", ""))) or session.default_caption
-
-
-def default_caption(session, data: dict) -> None:
-    from fusion.images import clean_caption
-
-    before, session.default_caption = session.default_caption, clean_caption(str(data.get("value", ""))) or session.default_caption
-    for picture in session.pictures:
-        if picture.caption == before:
-            picture.caption = session.default_caption
+    captions.change(session, data, _index(session, data))

@@ -91,15 +91,27 @@ def load(file: Path = FILE) -> Probe:
     return probe.eval().requires_grad_(False)
 
 
-def read(images: list[Image.Image]) -> list[Portrait]:
-    """The attributes of each image (any size; resized to 64 x 64)."""
-    found: list[Portrait] = []
+def _chances(images: list[Image.Image]) -> list[Tensor]:
+    """Probabilities of presentation `(N, 3)`, tone `(N, 6)` and profession `(N, 16)` of images of any size, resized to 64 x 64."""
+    found = []
     for begin in range(0, len(images), 256):
         array = to_array([image.convert("RGB").resize((SIZE, SIZE)) for image in images[begin : begin + 256]])
-        x = autoencoder.to_unit(torch.from_numpy(array).permute(0, 3, 1, 2))
-        parts = [part.argmax(1).tolist() for part in load()(x)]
-        found += [Portrait(*(names[i] for names, i in zip(ATTRIBUTES.values(), row))) for row in zip(*parts)]
-    return found
+        found.append([part.softmax(1) for part in load()(autoencoder.to_unit(torch.from_numpy(array).permute(0, 3, 1, 2)))])
+    return [torch.cat(parts) for parts in zip(*found)]
+
+
+def read(images: list[Image.Image]) -> list[Portrait]:
+    """The attributes of each image."""
+    parts = [part.argmax(1).tolist() for part in _chances(images)]
+    return [Portrait(*(names[i] for names, i in zip(ATTRIBUTES.values(), row))) for row in zip(*parts)]
+
+
+def professions(images: list[Image.Image], sure: float = 0.99) -> list[str | None]:
+    """The profession of each image; None where the probe is not `sure` of all three attributes, as with pictures that are no portraits
+    of the family (held-out renderings: all sure; of other pictures up to a fifth)."""
+    best = [part.max(1) for part in _chances(images)]
+    certain = torch.stack([part.values for part in best]).amin(0) >= sure
+    return [ATTRIBUTES["profession"][i] if known else None for i, known in zip(best[2].indices.tolist(), certain.tolist())]
 
 
 def population(images: list[Image.Image]) -> np.ndarray:

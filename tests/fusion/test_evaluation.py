@@ -100,9 +100,15 @@ def test_intervals_cover_a_true_distance(number, share, known):
 
 
 def test_images_of_one_family_make_the_interval_wider_and_the_floor_higher():
-    counts, truth = np.array([8] * 16 + [0] * 2), MEMBER_POPULATIONS["base"]
+    counts, truth = np.array([16] * 8 + [0] * 10), MEMBER_POPULATIONS["harbor"]
     apart, kin = (distance_of_counts(counts, truth, known=True, effective=n) for n in (None, 16.0))
     assert apart.value == kin.value and kin.high - kin.low > 1.5 * (apart.high - apart.low) and kin.floor > 2 * apart.floor
+
+
+def test_a_distance_below_what_chance_alone_gives_may_be_none():
+    found = distance_of_counts(np.full(18, 2), np.full(18, 1 / 18), known=True)
+    lucky = distance_of_counts(np.array([3, 1] + [2] * 16), np.full(18, 1 / 18), known=True)
+    assert found.value == found.low == 0.0 and lucky.low == 0.0 < lucky.value <= lucky.high < lucky.floor
 
 
 def test_a_sampled_target_has_a_higher_floor_than_a_known_one():

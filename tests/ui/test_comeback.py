@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.ui import comeback, comeback_card, draw, engine, jobs, models_section, state, target, texts
+from fusion.ui import comeback, comeback_card, draw, engine, jobs, models_section, state, target, texts, uploads
 from models.catalog import ModelCard
 from tests.fusion import small
 
@@ -143,10 +143,10 @@ def test_a_recipe_among_the_pictures_is_loaded_and_a_picture_offers_its_own(sess
 
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
     Recipe.from_json(json.dumps(recipe_of(cards))).save_png(image, tmp_path / "carrier.png")
-    target.upload(session, [write(tmp_path, recipe_of(cards, steps=9)), str(tmp_path / "carrier.png")])
+    uploads.take(session, [write(tmp_path, recipe_of(cards, steps=9)), str(tmp_path / "carrier.png")])
     assert session.plan.steps == 9 and [p.name for p in session.pictures] == ["carrier.png"]
     assert 'data-do="recipe_of"' in target.render(session)
     target.take_recipe(session, {"index": "0"})
     assert session.plan.steps == 3 and session.loaded.name == "carrier.png"
-    target.upload(session, [write(tmp_path, "{", "bad.json")])
+    uploads.take(session, [write(tmp_path, "{", "bad.json")])
     assert session.notes["target"][0][1].startswith("bad.json") and len(session.pictures) == 1

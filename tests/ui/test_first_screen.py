@@ -72,12 +72,12 @@ def changed(**distances) -> dict:
 def test_it_answers(shown):
     text = shown(DATA)
     assert "These 12 portraits look like 61 % Harbor, 27 % Summit and 12 % Meadow." in text
-    assert "come within 0.07 of that population. The best single model: 0.31." in text
+    assert "come within 0.07 of that population. The nearest single model: 0.31." in text
     assert "512 samples" in text and "0.04" in text
 
 
 def test_it_says_so_when_fusion_loses_or_ties(shown):
-    assert "Here the best single model is closer: 0.02" in shown(changed(single=0.02))
+    assert "Here one single model is closer: 0.02" in shown(changed(single=0.02))
     assert "Here fusion gains little" in shown(changed(single=0.08))
 
 
@@ -85,6 +85,28 @@ def test_it_says_so_when_the_images_decide_nothing_or_lie_outside(shown):
     wide = copy.deepcopy(DATA) | {"interval": [[0.0, 0.9], [0.0, 0.9], [0.0, 0.3]]}
     assert texts.say("en", "fit.undecided") in shown(wide) and texts.say("en", "fit.undecided") not in shown(DATA)
     assert "Part of these images is like none of these models" in shown(copy.deepcopy(DATA) | {"outside": True, "p_value": 0.002})
+
+
+def test_ties_lead_together_and_what_is_far_is_called_far(shown):
+    tie = changed(scorefusion=0.08)
+    assert "Samples made by Mix and Published weights come within 0.07" in shown(tie) and "Nothing comes close" not in shown(tie)
+    assert len(first_screen._leading(tie)) == 2 and len(first_screen._leading(DATA)) == 1
+    assert "Nothing comes close" in shown(changed(single=0.7, scorefusion=0.6, mixture=0.55))
+
+
+def test_own_pictures_have_an_answer_of_their_own_until_an_example_is_chosen(shown, tmp_path, monkeypatch):
+    from tests.fusion import small
+
+    shown(DATA)
+    found = small.fit(small.ensemble(tmp_path / "models"))
+    session = state.Session(selected=["a", "b", "c"])
+    session.pictures = [state.Picture(image, "x.png", "a cat", f"{tmp_path}/{n}.png") for n, image in enumerate(small.pictures(3))]
+    assert "Harbor" in first_screen.render(session)  # not fitted yet: the example's
+    session.take_fit(found, ("a", "b", "c"))
+    text = first_screen.render(session)
+    assert "Your images" in text and "Harbor" not in text and text.count("width=\"52\"") == 3 and "come within" not in text
+    session.selected = ["a", "b"]
+    assert "Harbor" in first_screen.render(session)  # older settings: no answer to these
 
 
 def test_in_japanese(shown):

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from fusion.ui import charts, engine, measure, measured, paper, state, target, texts
+from fusion.ui import charts, engine, measure, measured, paper, state, texts, uploads
 from tests.fusion import small
 
 
@@ -75,7 +75,7 @@ def test_digits():
 def test_dots_hold_every_number():
     found = [{"value": -0.5, "low": None, "high": 0.1}, {"value": 2.0, "low": 1.0, "high": 3.0, "floor": 0.5}]
     svg = charts.dots(["a & b", "c"], found, label="x")
-    assert "a &amp; b" in svg and ">-0.5<" in svg and ">2<" in svg
+    assert "a &amp; b" in svg and ">−0.50<" in svg and ">2.00<" in svg
     places = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="\d+" text-anchor="middle"', svg)]
     assert places[0] < places[1] and all(150 <= x <= 400 for x in places)
 
@@ -96,7 +96,7 @@ def save(folder, count: int, seed: int) -> list[str]:
 
 def test_fitted_images_are_no_evidence(session, tmp_path):
     fitted, others = save(tmp_path, 3, 1), save(tmp_path, 4, 2)
-    target.upload(session, fitted)
+    uploads.take(session, fitted)
     measure.upload(session, [fitted[0], *others, others[0]])
     assert len(session.held) == 4 and len(measure.held_out(session)) == 4
     said = [sentence for _, sentence in session.notes["held"]]
@@ -110,7 +110,7 @@ def test_measuring_end_to_end(session, tmp_path, monkeypatch):
     loaded = small.load_ensemble(list(cards.values()), device="cpu")
     monkeypatch.setattr(engine, "cards", lambda: cards)
     monkeypatch.setitem(engine._ensembles, engine.key_of(cards.values()), loaded)
-    target.upload(session, save(tmp_path, 6, 9))
+    uploads.take(session, save(tmp_path, 6, 9))
     session.selected, session.measure_count = list(cards), 16
     session.plan = state.Plan(("a cat",), 0, 2, 2, ("single", "uniform", "yours"))
     session.take_fit(small.fit(loaded), tuple(cards))
@@ -160,13 +160,15 @@ def blocks(folder) -> list[tuple]:
     found = [{"value": 1, "low": 0, "high": 2}] * 2
     return [("title", "Report"), ("lead", "One <b>sentence</b>."), ("heading", "A"), ("text", "word " * 2000),
             ("table", ["a", "b"], [["x", "1\n2"]] * 80), ("subheading", "B"), ("pictures", [(path, "seed 1\n0.5")] * 30),
-            ("dots", "KID", ["m", "n"], found), ("code", '{"a": "' + "0123456789" * 60 + '"}')]  # fmt: skip
+            ("dots", "KID", ["m", "n"], found), ("code", '{"a": "' + "0123456789" * 60 + '"}'),
+            ("folded", "r.json", '{"b": "<i>"}')]  # fmt: skip
 
 
 def test_the_same_blocks_on_the_web_and_on_paper(tmp_path):
     made = blocks(tmp_path)
     page = paper.html(made, "en")
     assert "One &lt;b&gt;sentence&lt;/b&gt;." in page and page.count("<img") == 30 and page.count("<tr>") == 81 and "<script" not in page
+    assert "<details><summary>r.json</summary><pre>{&quot;b&quot;: &quot;&lt;i&gt;&quot;}</pre></details>" in page
     assert paper.pdf(made, tmp_path / "report.pdf")
     content = (tmp_path / "report.pdf").read_bytes()
     pages = len(re.findall(rb"/Type /Page\b", content))

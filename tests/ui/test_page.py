@@ -9,7 +9,7 @@ import gradio as gr
 import pytest
 
 import app
-from fusion.ui import page, server, state
+from fusion.ui import engine, page, server, state
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,40 @@ def test_a_port_that_cannot_be_served_at_is_refused_before_the_page_is_built(mon
         with pytest.raises(SystemExit):
             app.main([f"--port={typed}"])
         assert "must be a whole number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_the_probe_is_not_built_while_a_model_is_loaded(monkeypatch):
+    """Loading patches torch for every thread, so a probe that was built meanwhile would hold no numbers, for every visitor."""
+    import threading
+
+    import numpy as np
+    from accelerate import init_empty_weights
+    from PIL import Image
+
+    from models.portraits import probe
+
+    loading, go, read = threading.Event(), threading.Event(), []
+
+    def load_ensemble(chosen, **_settings):
+        with init_empty_weights():
+            loading.set()
+            go.wait(30)
+
+    monkeypatch.setattr("models.loading.load_ensemble", load_ensemble)
+    monkeypatch.setattr(engine, "_ensembles", engine.OrderedDict())
+    probe.load.cache_clear()
+    image = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
+    visitors = [threading.Thread(target=engine.ensemble, args=([],)),
+                threading.Thread(target=lambda: read.append(engine.audit([("one", [image])])))]  # fmt: skip
+    visitors[0].start()
+    assert loading.wait(30)
+    visitors[1].start()
+    visitors[1].join(0.3)
+    assert not read
+    go.set()
+    for visitor in visitors:
+        visitor.join(60)
+    assert read[0][0]["count"] == 1 and next(probe.load().parameters()).device.type == "cpu"
 
 
 def test_the_server_is_closed(monkeypatch):

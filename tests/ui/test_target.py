@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.ui import state, target, texts
+from fusion.ui import state, target, texts, uploads
 
 
 def picture(seed: int = 0, size: int = 64, mode: str = "RGB") -> Image.Image:
@@ -60,7 +60,7 @@ def test_every_bad_file_gets_a_sentence_and_good_ones_stay(session, tmp_path, la
     names = bad_files(tmp_path)
     for n in range(3):
         picture(n).save(tmp_path / f"good{n}.png")
-    target.upload(session, [str(tmp_path / n) for n in ("good0.png", *names, "good1.png", "good2.png")])
+    uploads.take(session, [str(tmp_path / n) for n in ("good0.png", *names, "good1.png", "good2.png")])
     said = [text for _, text in session.notes["target"]]
     assert len(session.pictures) == 3 and len(said) == len(names)
     for name in names:
@@ -78,32 +78,53 @@ def test_odd_but_readable_pictures_are_taken(session, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(6, size=64).crop((0, 0, 64, 32)).save(tmp_path / "turned.jpg", exif=exif)
-    target.upload(session, [str(tmp_path / n) for n in ("rgba.png", "cmyk.jpg", "deep.png", "moving.gif", "turned.jpg")])
+    uploads.take(session, [str(tmp_path / n) for n in ("rgba.png", "cmyk.jpg", "deep.png", "moving.gif", "turned.jpg")])
     assert [p.image.mode for p in session.pictures] == ["RGB"] * 5
     assert session.pictures[4].image.size == (32, 64)
     assert "target" not in session.notes
     session.language = "ja"
-    assert not re.search(r"[a-z]{5,}", re.sub(r"<[^>]*>", "", "".join(target.problem("ja", p.note) for p in session.pictures)))
+    assert not re.search(r"[a-z]{5,}", re.sub(r"<[^>]*>", "", "".join(texts.translate("ja", p.note) for p in session.pictures)))
 
 
 def test_a_picture_twice_is_used_once(session, tmp_path):
     picture(1).save(tmp_path / "a.png")
-    target.upload(session, [str(tmp_path / "a.png")])
-    target.upload(session, [str(tmp_path / "a.png")])
-    assert len(session.pictures) == 1 and session.notes["target"][0][0] == "bad"
+    uploads.take(session, [str(tmp_path / "a.png")])
+    uploads.take(session, [str(tmp_path / "a.png")])
+    assert len(session.pictures) == 1 and session.notes["target"][0][0] == "info"
 
 
 def test_more_than_can_be_used(session, tmp_path, monkeypatch):
-    monkeypatch.setattr(target, "MOST", 3)
+    monkeypatch.setattr(uploads, "MOST", 3)
     for n in range(5):
         picture(n, size=16).save(tmp_path / f"{n}.png")
-    target.upload(session, [str(tmp_path / f"{n}.png") for n in range(5)])
-    assert len(session.pictures) == 3 and len(session.notes["target"]) == 2
+    uploads.take(session, [str(tmp_path / f"{n}.png") for n in range(5)])
+    assert len(session.pictures) == 3 and [kind for kind, _ in session.notes["target"]] == ["bad"]
+    assert "2 were left out" in session.notes["target"][0][1]
+
+
+def test_many_files_with_one_problem_are_said_in_one_line_and_a_cut_list_says_so(session, tmp_path):
+    for n in range(9):
+        (tmp_path / f"text{n}.png").write_text("this is a text file")
+    uploads.take(session, [str(tmp_path / f"text{n}.png") for n in range(9)])
+    assert [text[:46] for _, text in session.notes["target"]] == ["text0.png, text1.png and 7 more files: This is"]
+    uploads.show(session, "target", [("info", str(n)) for n in range(15)] + [("bad", "worst")])
+    assert session.notes["target"][0] == ("bad", "worst") and session.notes["target"][-1][1] == "… and 4 more." and len(
+        session.notes["target"]) == uploads.LINES + 1  # fmt: skip
+
+
+def test_a_file_that_cannot_be_used_leaves_the_example_where_it_was(session, tmp_path):
+    target.take_example(session, {"name": "valley"})
+    (tmp_path / "notes.png").write_text("no picture")
+    uploads.take(session, [str(tmp_path / "notes.png")])
+    assert len(session.pictures) == 12 and session.example == "valley" and session.notes["target"][0][0] == "bad"
+    picture(1).save(tmp_path / "own.png")
+    uploads.take(session, [str(tmp_path / "own.png")])
+    assert [p.name for p in session.pictures] == ["own.png"] and session.example is None
 
 
 def test_names_and_captions_cannot_break_the_page(session, tmp_path):
     picture(1).save(tmp_path / "x.png")
-    target.upload(session, [str(tmp_path / "x.png")])
+    uploads.take(session, [str(tmp_path / "x.png")])
     target.caption(session, {"index": "0", "value": '"><img src=x onerror=alert(1)>'})
     assert "<img src=x" not in target.render(session)
     for bad in ("7", "-3", "x", None):

@@ -1,0 +1,88 @@
+"""What target pictures are called. The models read every picture under its caption, so a wrong one asks them a wrong question.
+
+Captions come from the visitor, from a captions.json dropped with the pictures, or, where all chosen models state a population of portraits,
+as a proposal: the profession that the shipped probe reads. Never a presentation or a tone: which of these a target has is what a fit finds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from . import engine, models_section, state, texts
+
+MOSTLY = 0.8  # of pictures dropped together must be read with certainty: the probe knows portraits only and is sometimes sure of others
+
+
+def proposed(session, images: Sequence) -> list[str]:
+    """A caption for each picture, "" where none can be proposed."""
+    cards = models_section.chosen(session)
+    if not images or not engine.has_probe() or not cards or any(card.population is None for card in cards):
+        return [""] * len(images)
+    from models.portraits.population import caption
+    from models.portraits.probe import professions
+
+    found = professions(images)
+    if sum(one is not None for one in found) < MOSTLY * len(found):
+        return [""] * len(found)
+    return [caption(one) if one else "" for one in found]
+
+
+def is_list(path: str) -> bool:
+    """Whether a JSON file holds captions: a list, or names with nothing but text behind them (a recipe has numbers and lists)."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.loads(file.read(1_000_000))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, list) or (isinstance(content, dict) and all(isinstance(value, str) for value in content.values()))
+
+
+def apply(session, captions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Put captions to the pictures that are there, by file name; `(kind, sentence)` on what was found and what was not."""
+    from fusion.images import clean_caption
+
+    names, found = {picture.name for picture in session.pictures}, 0
+    for picture in session.pictures:
+        if clean := clean_caption(captions.get(picture.name)):
+            picture.caption, picture.proposed, found = clean, False, found + 1
+    said = [("info", session.tell("captions.taken", count=found))] if found else []
+    missing = [name for name in captions if name not in names]
+    if missing:
+        shown = texts.join(session.language, [name[:60] for name in missing[:3]])
+        said.append(("warn", session.tell("captions.missing", names=shown, count=len(missing))))
+    return said
+
+
+def change(session, data: dict, index: int) -> None:
+    """What the visitor wrote under one picture."""
+    from fusion.images import clean_caption
+
+    if index >= 0:
+        picture = session.pictures[index]
+        picture.caption, picture.proposed = clean_caption(str(data.get("value", ""))) or session.default_caption, False
+
+
+def set_default(session, data: dict) -> None:
+    """The caption of pictures that come without one, for those that are there, too."""
+    from fusion.images import clean_caption
+
+    before, session.default_caption = session.default_caption, clean_caption(str(data.get("value", ""))) or ""
+    for picture in session.pictures:
+        if picture.caption == before:
+            picture.caption = session.default_caption
+
+
+def advice(session) -> str:
+    """What is to be said of the captions as they are: proposed, missing, or one for all. Nothing where each picture has its own."""
+    pictures: Sequence[state.Picture] = session.pictures
+    if any(picture.proposed for picture in pictures):
+        return session.say("captions.proposed")
+    if any(not picture.caption for picture in pictures):
+        return session.say("captions.empty")
+    return session.say("captions.same") if alike(pictures) else ""
+
+
+def alike(pictures: Sequence) -> bool:
+    """Whether several pictures have one caption."""
+    return len(pictures) > 1 and len({picture.caption for picture in pictures}) == 1
