@@ -19,6 +19,7 @@ from .card import REPOSITORY, ModelCard, hub_file, is_hub_id, local_path
 from .errors import ModelError
 from .families import family_of
 from .integrity import ADAPTER, folder_hashes, full_header, read_json, refuse_pickles
+from .parts import parts_of
 
 __all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id", "typed_card", "typed_id"]
 
@@ -114,7 +115,9 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
         if place.is_file():
             found = detect(full_header(place, place.name), place.name, family=family, prediction=prediction).family.name
         else:
-            found = family_of(str(read_json(place / "model_index.json", place.name).get("_class_name"))).name
+            index = read_json(place / "model_index.json", place.name)
+            found = family_of(str(index.get("_class_name"))).name
+            refuse_pickles(place, place.name, parts_of(index))
         if family not in (None, found):
             raise ModelError(f"'{place.name}' is of family {found}, not {family}")
         source, family, prediction = str(place), found, checked_prediction(prediction, found)
@@ -162,7 +165,7 @@ def typed_id(source: str, revision: str | None, adapter: str | None, **options: 
 
 
 def beside(typed: str | None) -> str | None:
-    """An adapter or companion as a card keeps it: a hub id as it is, a path only below an allowed root and without pickles."""
+    """An adapter or companion as a card keeps it: a hub id as it is, a path only below an allowed root."""
     if typed is None or is_hub_id(typed.partition("@")[0]) or hub_file(typed):
         return typed
     path = _allowed(typed)

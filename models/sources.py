@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .card import COMMIT, ModelCard, hub_file, is_hub_id, local_path
 from .checkpoint import detect
-from .errors import ModelError
+from .errors import ModelError, Unreached
 from .families import family_of
 from .headers import Header
 from .hub import explained, listing, refuse_unreadable, remote_header
 from .integrity import full_header, read_json, refuse_pickles, weight_files
+from .parts import LEFT_OUT, left_out, parts_of, variant_in
 
 SMALL = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "vae/diffusion_pytorch_model.safetensors"]
+UNUSED = [f"{part}/*" for part in LEFT_OUT]
+USUAL = "pytorch_lora_weights.safetensors"  # what trainers call a LoRA
 
 
 def pin(source: str, revision: str | None) -> str:
@@ -72,40 +76,52 @@ def small_files(card: ModelCard) -> Path:
 
 def _small(source: str, revision: str | None, title: str) -> Path:
     if not is_hub_id(source):
-        folder = local_path(source)
-        if folder.is_dir():
-            refuse_pickles(folder, title)
-        return folder
+        return local_path(source)
     from huggingface_hub import snapshot_download
 
+    fetch = lambda files: Path(snapshot_download(source, revision=revision, allow_patterns=files, ignore_patterns=UNUSED))  # noqa: E731
     with explained(source, revision):
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL))
+        folder = fetch(SMALL)
     index = folder / "model_index.json"
-    if index.is_file() and not _complete(folder, index, title):
-        refuse_unreadable(listing(source, revision), _parts(index, title), title)
+    if not index.is_file() or _complete(folder, parts := parts_of(read_json(index, title))):
+        return folder
+    held = listing(source, revision)
+    refuse_unreadable(held, parts, title)
+    autoencoder = held.weights("vae", held.variant(parts))
+    if not all((folder / path).is_file() for path in autoencoder):  # in shards, or in a variant
+        with explained(source, revision):
+            fetch([*autoencoder])
     return folder
 
 
-def _parts(index: Path, title: str) -> list[str]:
-    """The parts of a pipeline that have weights or configurations."""
-    return [part for part, value in read_json(index, title).items() if isinstance(value, list) and len(value) == 2 and value[1] is not None]
-
-
-def _complete(folder: Path, index: Path, title: str) -> bool:
+def _complete(folder: Path, parts: Iterable[str]) -> bool:
     """Whether every part is here already, so that nothing needs to be asked, and no connection is needed."""
-    networks = [folder / part for part in _parts(index, title) if (folder / part / "config.json").is_file()]
-    return all(weight_files(place, ".safetensors") for place in networks)
+    return all(weight_files(folder / part, ".safetensors") for part in parts if (folder / part / "config.json").is_file())
 
 
-def all_files(card: ModelCard, pipeline_class: str) -> Path:
-    """The folder with everything a pipeline loads, safetensors only."""
+def all_files(card: ModelCard, pipeline_class: str, folder: Path) -> Path:
+    """The folder with everything a pipeline loads, safetensors only. folder: that of `small_files`."""
     if not is_hub_id(card.source):
-        return local_path(card.source)
+        return folder
     import diffusers
 
+    variant = _variant(card, folder)
     with explained(card.source, card.revision):
         cls = getattr(diffusers, pipeline_class)
-        return Path(cls.download(card.source, revision=card.revision, use_safetensors=True, trust_remote_code=False))
+        return Path(cls.download(card.source, revision=card.revision, use_safetensors=True, trust_remote_code=False, variant=variant,
+                                 **left_out(cls)))  # fmt: skip
+
+
+def _variant(card: ModelCard, folder: Path) -> str | None:
+    """The variant to fetch: what the repository needs, or, where it cannot be asked, the one that is here."""
+    parts = parts_of(read_json(folder / "model_index.json", card.title))
+    here = variant_in(folder, parts, card.title)
+    if here is None and _complete(folder, parts):
+        return None
+    try:
+        return listing(card.source, card.revision).variant(parts)
+    except Unreached:
+        return here
 
 
 # ------------------------------------------------------------------------------------------------ single files
@@ -149,7 +165,8 @@ def companion_files(card: ModelCard, parts: list[str]) -> Path | None:
     from huggingface_hub import snapshot_download
 
     held = listing(source, revision or None)
-    files = [path for part in parts for path in (*held.weights(part), f"{part}/*.json", f"{part}/*.txt", f"{part}/*.model")]
+    variant = held.variant(parts)
+    files = [path for part in parts for path in (*held.weights(part, variant), f"{part}/*.json", f"{part}/*.txt", f"{part}/*.model")]
     with explained(source, revision):
         return Path(snapshot_download(source, revision=held.commit, allow_patterns=["model_index.json", "scheduler/*.json", *files]))
 
@@ -180,8 +197,17 @@ def adapter_file(card: ModelCard) -> Path | None:
     else:
         refuse_pickles(path, card.title)
     found = [path / wanted] if wanted else weight_files(path, ".safetensors")
-    usual = [file for file in found if file.name == "pytorch_lora_weights.safetensors"]
-    if len(usual or found) != 1:
-        held = ", ".join(file.name for file in found) or "none"
-        raise ModelError(f"'{card.title}': the adapter must be one safetensors file, {card.adapter} holds {held}: name the file itself")
-    return (usual or found)[0]
+    return one_adapter(found, card.adapter)
+
+
+def one_adapter(files: Sequence[PurePath], adapter: str) -> PurePath:
+    """The one file of an adapter: the usual name wins, then the folder nearest to the top (checkpoints of a training lie below it).
+
+    Raises ModelError where that leaves several, or there is none.
+    """
+    best = [file for file in files if file.name == USUAL] or list(files)
+    best = [file for file in best if len(file.parts) == min(len(other.parts) for other in best)]
+    if len(best) != 1:
+        held = ", ".join(file.name for file in best) or "none"
+        raise ModelError(f"the adapter must be one safetensors file, {adapter} holds {held}: name the file itself")
+    return best[0]

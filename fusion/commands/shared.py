@@ -14,7 +14,7 @@ from fusion.objective import fit_gram
 from fusion.parallel import ALONE, Team, started
 from fusion.target import Target
 from models.catalog import REPOSITORY, ModelCard, typed_card
-from models.inspection import refuse_families
+from models.fusable import refuse_families
 from models.loading import load_ensemble
 
 WORTH_SAYING = 10_000_000  # bytes of a download

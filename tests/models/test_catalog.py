@@ -119,8 +119,15 @@ def test_typed_folders_with_pickles_and_single_files(tiny_cards, monkeypatch, tm
     monkeypatch.setenv("SCOREFUSION_MODELS", str(tmp_path))
     folder = tmp_path / "m"
     shutil.copytree(tiny_cards("sd")[0].source, folder)
-    (folder / "unet/old.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match="'m' holds pickled weights \\(unet/old.bin\\)"):
+    (folder / "unet/diffusion_pytorch_model.bin").write_bytes(b"")
+    assert card_for(str(folder)).family == "sd"  # its safetensors are read, and the pickle is not
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="'m' holds pickled weights only \\(unet/diffusion_pytorch_model.bin\\)"):
+        card_for(str(folder))
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "v1.ckpt").write_bytes(b"")
+    with pytest.raises(ModelError, match="'m' holds pickled weights only \\(v1.ckpt\\)"):
         card_for(str(folder))
     (tmp_path / "one.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="one.safetensors is damaged"):
