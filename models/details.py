@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 
-from .card import hub_file, is_hub_id, local_path
+from .card import hub_file, is_hub_id, local_path, split_commit
 from .catalog import beside, card_for, catalog
 from .checkpoint import Checkpoint, checked_prediction, detect
 from .errors import ModelError
@@ -198,8 +198,8 @@ def _single(source: str, file: Checkpoint, components: str | None, like: Part) -
         parts.append(replace(like, name=name, parameters=numbers, size=size, cached=size if like.cached else 0))
     missing = [part for part, told in file.parts.items() if "names" in told and part not in file.held]
     if missing and components:
-        given, _, revision = components.partition("@")
-        companion = describe(given, revision=revision or None)
+        given, revision = split_commit(components)
+        companion = describe(given, revision=revision)
         parts += [part for part in companion.parts if part.name in missing]
         problems += companion.problems
     missing = [name for name in missing if name not in {part.name for part in parts}]
