@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from .families import FAMILIES
 from .noise import PREDICTIONS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ROOTS = "SCOREFUSION_MODELS"  # environment variable: further folders below which a typed path may lie, separated like PATH
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 HUB_FILE = re.compile(rf"({HUB_ID.pattern})/((?:[\w.-]+/)*[\w. -]+\.safetensors)")  # one file of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -100,6 +102,24 @@ def split_commit(text: str) -> tuple[str, str | None]:
     """`SOURCE[@COMMIT]` as source and commit; a path that is there keeps its @."""
     source, at, commit = text.partition("@")
     return (text, None) if not at or local_path(text).exists() else (source, commit)
+
+
+def allowed(path: Path) -> bool:
+    """Whether a resolved path lies in the repository or below a folder that SCOREFUSION_MODELS names."""
+    roots = [REPOSITORY, *(Path(root).expanduser() for root in os.environ.get(ROOTS, "").split(os.pathsep) if root)]
+    return any(path.is_relative_to(root.resolve()) for root in roots)
+
+
+def located(typed: str) -> str | None:
+    """The absolute path of what a person typed, from the working directory or else the repository; None where nothing allowed is there."""
+    for place in (Path.cwd(), REPOSITORY):
+        try:
+            path = (place / os.path.expanduser(typed)).resolve()
+            if typed and path.exists() and allowed(path):
+                return str(path)
+        except (OSError, ValueError):  # too long for a path, a zero byte
+            return None
+    return None
 
 
 def local_path(source: str) -> Path:

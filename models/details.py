@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 
-from .card import hub_file, is_hub_id, local_path, split_commit
+from .card import hub_file, is_hub_id, local_path, located, split_commit
 from .catalog import beside, card_for, catalog
 from .checkpoint import Checkpoint, checked_prediction, detect
 from .errors import ModelError
@@ -90,7 +90,9 @@ def describe(source: str, adapter: str | None = None, revision: str | None = Non
         known = catalog[source]
         found = describe(known.source, adapter or known.adapter, revision or known.revision, prediction=prediction or known.prediction)
         return replace(found, licence=known.licence or found.licence)
-    if is_hub_id(source):
+    if located(source):
+        found = _here(source, family, prediction, components)
+    elif is_hub_id(source):
         found = _repository(source, revision, prediction)
     elif hub_file(source):
         found = _remote_file(source, revision, family, prediction, components)
@@ -217,7 +219,7 @@ def _single(source: str, file: Checkpoint, components: str | None, like: Part) -
 def _with_adapter(found: Details, adapter: str) -> Details:
     """A model with a LoRA on it: its size, its own licence and trigger words, and what it says it was made for."""
     owner = "/".join(adapter.split("/")[:2])
-    remote = not local_path(adapter).exists() and is_hub_id(owner)
+    remote = not located(adapter) and is_hub_id(owner)
     header, part, about, text, said = (_remote_adapter if remote else _local_adapter)(adapter, owner)
     base = header.metadata.get("modelspec.architecture") or header.metadata.get("ss_base_model_version") or about.get("base_model")
     changes = sorted({"text encoders" if key.startswith(("lora_te", "text_encoder")) else "network" for key in header.tensors})
