@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 
-from .card import hub_file, is_hub_id, local_path
+from .card import hub_file, is_hub_id, local_path, located, split_commit
 from .catalog import beside, card_for, catalog
 from .checkpoint import Checkpoint, checked_prediction, detect
 from .errors import ModelError
@@ -90,7 +90,9 @@ def describe(source: str, adapter: str | None = None, revision: str | None = Non
         known = catalog[source]
         found = describe(known.source, adapter or known.adapter, revision or known.revision, prediction=prediction or known.prediction)
         return replace(found, licence=known.licence or found.licence)
-    if is_hub_id(source):
+    if located(source):
+        found = _here(source, family, prediction, components)
+    elif is_hub_id(source):
         found = _repository(source, revision, prediction)
     elif hub_file(source):
         found = _remote_file(source, revision, family, prediction, components)
@@ -198,8 +200,8 @@ def _single(source: str, file: Checkpoint, components: str | None, like: Part) -
         parts.append(replace(like, name=name, parameters=numbers, size=size, cached=size if like.cached else 0))
     missing = [part for part, told in file.parts.items() if "names" in told and part not in file.held]
     if missing and components:
-        given, _, revision = components.partition("@")
-        companion = describe(given, revision=revision or None)
+        given, revision = split_commit(components)
+        companion = describe(given, revision=revision)
         parts += [part for part in companion.parts if part.name in missing]
         problems += companion.problems
     missing = [name for name in missing if name not in {part.name for part in parts}]
@@ -217,7 +219,7 @@ def _single(source: str, file: Checkpoint, components: str | None, like: Part) -
 def _with_adapter(found: Details, adapter: str) -> Details:
     """A model with a LoRA on it: its size, its own licence and trigger words, and what it says it was made for."""
     owner = "/".join(adapter.split("/")[:2])
-    remote = not local_path(adapter).exists() and is_hub_id(owner)
+    remote = not located(adapter) and is_hub_id(owner)
     header, part, about, text, said = (_remote_adapter if remote else _local_adapter)(adapter, owner)
     base = header.metadata.get("modelspec.architecture") or header.metadata.get("ss_base_model_version") or about.get("base_model")
     changes = sorted({"text encoders" if key.startswith(("lora_te", "text_encoder")) else "network" for key in header.tensors})

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from . import headers
+from .card import COMMIT
 from .errors import ModelError, Unreached
 from .headers import Header
 from .integrity import PICKLES, read_json
@@ -113,6 +114,17 @@ def explained(source: str, revision: str | None) -> Iterator[None]:
 
 def _unreached(source: str, error: Exception) -> str:
     return f"'{source}' cannot be fetched ({type(error).__name__}): check the connection, or use a local folder"
+
+
+def cached_commits(source: str) -> list[str]:
+    """The commit that a repository's `main` was when it was last fetched, where that is known, else all commits that are here."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="model")
+    held = sorted(path.name for path in (place / "snapshots").glob("*") if COMMIT.fullmatch(path.name))
+    main = (place / "refs/main").read_text(encoding="utf-8").strip() if (place / "refs/main").is_file() else ""
+    return [main] if main in held else held
 
 
 def listing(source: str, revision: str | None = None) -> Listing:

@@ -87,7 +87,7 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
 
 def look(card: ModelCard) -> Description:
     """What a card's small files and headers say, with the commits that will be used. Fetches no large file."""
-    card = sources.pinned(card)
+    card, warnings = sources.pinned(card)
     adapter = sources.adapter_file(card)
     if card.is_file:
         header, name, path = sources.header_of(card)
@@ -97,7 +97,7 @@ def look(card: ModelCard) -> Description:
         model = describe(card, sources.small_files(card), adapter)
     check_adapter(model)
     beside = ignored_pickles(local_path(card.adapter)) if card.adapter else ()
-    return replace(model, warnings=(*model.warnings, *beside))
+    return replace(model, warnings=(*model.warnings, *warnings, *beside))
 
 
 def _unique(titles: list[str]) -> list[str]:

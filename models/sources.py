@@ -11,7 +11,7 @@ from .checkpoint import detect
 from .errors import ModelError, Unreached
 from .families import family_of
 from .headers import Header
-from .hub import explained, listing, refuse_unreadable, remote_header
+from .hub import cached_commits, explained, listing, refuse_unreadable, remote_header
 from .integrity import full_header, read_json, refuse_pickles, weight_files
 from .parts import LEFT_OUT, left_out, parts_of, variant_in
 
@@ -20,31 +20,44 @@ UNUSED = [f"{part}/*" for part in LEFT_OUT]
 USUAL = "pytorch_lora_weights.safetensors"  # what trainers call a LoRA
 
 
-def pin(source: str, revision: str | None) -> str:
-    """The commit to use: the given one, or the hub's current one."""
+def pin(source: str, revision: str | None) -> tuple[str, tuple[str, ...]]:
+    """`(commit, warnings)`: the given commit, or the hub's current one; where it does not answer, the one that is here, and so said."""
     if revision is not None and COMMIT.fullmatch(revision):
-        return revision
+        return revision, ()
     from huggingface_hub import HfApi
 
-    with explained(source, revision):
-        return HfApi().model_info(source, revision=revision).sha
+    try:
+        with explained(source, revision):
+            return HfApi().model_info(source, revision=revision).sha, ()
+    except Unreached as error:
+        held = cached_commits(source) if revision is None else []
+        if not held:
+            raise
+        if len(held) > 1:
+            raise Unreached(f"the hub does not answer, and of '{source}' several versions are here: name one, as "
+                            f"{' or '.join(f'{source}@{commit}' for commit in held)}") from error  # fmt: skip
+        return held[0], (f"the hub does not answer, so the version of {source} that is here is used, commit {held[0]}",)
 
 
-def hub_family(source: str, revision: str | None = None, prediction: str | None = None) -> tuple[str, str]:
-    """`(family, commit)` of a hub model, from its model_index.json or, for one file, its header alone."""
-    if place := hub_file(source):
-        commit = pin(place[0], revision)
-        return detect(remote_header(*place, commit), place[1], prediction=prediction).family.name, commit
+def hub_family(source: str, revision: str | None = None, prediction: str | None = None) -> tuple[str, str | None]:
+    """`(family, commit)` of a hub model, from its model_index.json or, for one file, its header alone.
+
+    No commit where the hub does not answer: loading asks it again, and warns.
+    """
+    place = hub_file(source)
+    commit, warnings = pin(place[0] if place else source, revision)
+    fixed = None if warnings else commit
+    if place:
+        return detect(remote_header(*place, commit), place[1], prediction=prediction).family.name, fixed
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    commit = pin(source, revision)
     with explained(source, commit):
         try:
             index = hf_hub_download(source, "model_index.json", revision=commit)
         except EntryNotFoundError:
             raise ModelError(_no_index(source, commit)) from None
-    return family_of(str(read_json(Path(index), source).get("_class_name"))).name, commit
+    return family_of(str(read_json(Path(index), source).get("_class_name"))).name, fixed
 
 
 def _no_index(source: str, commit: str) -> str:
@@ -54,17 +67,23 @@ def _no_index(source: str, commit: str) -> str:
     return f"'{source}' is not a diffusers model (no model_index.json): {cure}"
 
 
-def pinned(card: ModelCard) -> ModelCard:
-    """The card with the commits that will be used, so that what was loaded can be loaded again."""
+def pinned(card: ModelCard) -> tuple[ModelCard, tuple[str, ...]]:
+    """`(card, warnings)`: the card with the commits that will be used, so that what was loaded can be loaded again."""
+    said: list[tuple[str, ...]] = []
+
+    def commit(source: str, revision: str | None) -> str:
+        found, warnings = pin(source, revision)
+        said.append(warnings)
+        return found
+
     if card.is_hub:
-        card = replace(card, revision=pin((hub_file(card.source) or (card.source,))[0], card.revision))
+        card = replace(card, revision=commit((hub_file(card.source) or (card.source,))[0], card.revision))
     if card.adapter and is_hub_id(_repository(card.adapter)[0]):
-        card = replace(card, adapter_revision=pin(_repository(card.adapter)[0], card.adapter_revision))
-    if card.components:
-        source, _, revision = card.components.partition("@")
-        if is_hub_id(source):
-            card = replace(card, components=f"{source}@{pin(source, revision or None)}")
-    return card
+        card = replace(card, adapter_revision=commit(_repository(card.adapter)[0], card.adapter_revision))
+    if card.companion and is_hub_id(card.companion[0]):
+        source, revision = card.companion
+        card = replace(card, components=f"{source}@{commit(source, revision)}")
+    return card, tuple(dict.fromkeys(sum(said, ())))
 
 
 # ------------------------------------------------------------------------------------------------ diffusers folders
@@ -149,22 +168,22 @@ def whole_file(card: ModelCard) -> Path:
 
 def companion(card: ModelCard) -> Path | None:
     """The folder with the configurations and tokenizers of a card's companion model; None without one."""
-    if card.components is None:
+    if card.companion is None:
         return None
-    source, _, revision = card.components.partition("@")
-    return _small(source, revision or None, f"{card.title}: {source}")
+    source, revision = card.companion
+    return _small(source, revision, f"{card.title}: {source}")
 
 
 def companion_files(card: ModelCard, parts: list[str]) -> Path | None:
     """The same with the weights of these parts."""
-    if card.components is None:
+    if card.companion is None:
         return None
-    source, _, revision = card.components.partition("@")
+    source, revision = card.companion
     if not is_hub_id(source):
         return local_path(source)
     from huggingface_hub import snapshot_download
 
-    held = listing(source, revision or None)
+    held = listing(source, revision)
     variant = held.variant(parts)
     files = [path for part in parts for path in (*held.weights(part, variant), f"{part}/*.json", f"{part}/*.txt", f"{part}/*.model")]
     with explained(source, revision):

@@ -217,6 +217,26 @@ def test_what_is_here_loads_without_a_connection(published):
     assert load(card("owner/sd", revision=NEW, adapter="owner/lora", adapter_revision=NEW)).names == ("owner/sd",)
 
 
+def test_what_is_here_loads_without_a_connection_and_without_its_commit(published):
+    """As typed the first time; the version is said, and a second one must be named."""
+    load(card_for("owner/sd", adapter="owner/lora"))
+    unplugged()
+    typed = card_for("owner/sd", adapter="owner/lora")
+    ensemble = load(typed)
+    assert ensemble.cards[0].revision == ensemble.cards[0].adapter_revision == NEW
+    assert ensemble.warnings == tuple(f"lora: the hub does not answer, so the version of owner/{name} that is here is used, commit {NEW}"
+                                      for name in ("sd", "lora"))  # fmt: skip
+    cache = Path(constants.HF_HUB_CACHE) / "models--owner--sd"
+    (cache / "snapshots" / OLD).mkdir()
+    with pytest.raises(ModelError, match=f"of 'owner/sd' several versions are here: name one, as owner/sd@{OLD} or owner/sd@{NEW}"):
+        card_for("owner/sd")
+    (cache / "refs").mkdir(exist_ok=True)
+    (cache / "refs/main").write_text(NEW)
+    assert load(card_for("owner/sd")).cards[0].revision == NEW
+    with pytest.raises(ModelError, match="'owner/sdxl' cannot be fetched .*check the connection, or use a local folder"):
+        card_for("owner/sdxl")
+
+
 def test_an_adapter_that_does_not_fit_is_refused_before_its_base_is_fetched(published, tmp_path):
     from tests.models.test_lora import kohya
 

@@ -103,5 +103,5 @@ def test_no_connection(monkeypatch):
 
 def test_local_sources_need_no_hub(tiny_cards):
     local = tiny_cards("sd")[0]
-    assert sources.pinned(local) is local and sources.small_files(local) == Path(local.source)
+    assert sources.pinned(local) == (local, ()) and sources.small_files(local) == Path(local.source)
     assert sources.all_files(local, "X", Path(local.source)) == Path(local.source)
