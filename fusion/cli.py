@@ -109,18 +109,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             _show(args, error.result, error.text)
             print(f"error: {error}", file=sys.stderr)
             return 1
-        except (ValueError, OSError, FloatingPointError, RuntimeError) as error:  # our refusals are ValueErrors
-            if isinstance(error, RuntimeError) and not interrupt():  # long work raises it when stopped before anything was done
+        except (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:  # our refusals are ValueErrors
+            said = _cause(error, args)
+            if said is None and not interrupt():  # long work raises RuntimeError when stopped before anything was done; else it is a bug
                 raise
             bar.close()
             who = f"process {rank + 1} of {size}: " if rank else ""
-            print("Stopped; there was nothing to keep yet." if interrupt() else f"{who}error: {error}", file=sys.stderr)
+            print("Stopped; there was nothing to keep yet." if interrupt() else f"{who}error: {said}", file=sys.stderr)
             return 130 if interrupt() else 1
     bar.close()
     if rank:  # the first process speaks for all
         return 130 if interrupt() else 0
     _show(args, result, text)
     return 130 if interrupt() else 0
+
+
+def _cause(error: Exception, args) -> str | None:
+    """What to say of an error; None for one that only a bug explains."""
+    if not isinstance(error, (RuntimeError, MemoryError)):
+        return str(error)
+    from fusion.memory import out_of_memory
+
+    if not out_of_memory(error):
+        return None
+    reason = next(iter(str(error).splitlines()), "").strip() or "the machine has no more"
+    cures = {"memory": "hold less at once with --memory waiting sliced", "height": "make smaller images with --height and --width"}
+    cures = [*(cure for option, cure in cures.items() if hasattr(args, option)), "use fewer or smaller models or images"]
+    return f"memory ran out ({reason}): {', or '.join(cures)}"
 
 
 def _show(args, result: dict, text: str) -> None:

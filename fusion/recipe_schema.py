@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 
 from fusion.methods import METHODS, TRAINED
+from fusion.methods.plan import MAX_BATCH, MAX_GUIDANCE, MAX_STEPS, SIDES
 
 VERSION = 1
 MAX_BYTES = 1_000_000
@@ -18,7 +19,7 @@ _PROMPT = {"type": "string", "maxLength": 4000}
 _NAME = {"type": "string", "minLength": 1, "maxLength": 200}
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _SHARES = {"type": "array", "items": _SHARE, "minItems": 1, "maxItems": 64}
-_PIXELS = {"type": ["integer", "null"], "minimum": 16, "maximum": 4096}
+_PIXELS = {"type": ["integer", "null"], "minimum": SIDES[0], "maximum": SIDES[1]}
 _MODEL = {
     "type": "object",
     "required": ["id"],
@@ -46,12 +47,12 @@ SCHEMA = {
         "method": _NAME,
         "prompts": {"type": "array", "items": _PROMPT, "minItems": 1, "maxItems": 4096},
         "seeds": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}, "minItems": 1, "maxItems": 4096},
-        "steps": {"type": "integer", "minimum": 1, "maximum": 1000},
-        "guidance": {"type": "number", "minimum": 0, "maximum": 100},
+        "steps": {"type": "integer", "minimum": 1, "maximum": MAX_STEPS},
+        "guidance": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
         "guidance_interval": {"type": ["array", "null"], "items": _SHARE, "minItems": 2, "maxItems": 2},
         "height": _PIXELS,
         "width": _PIXELS,
-        "batch_size": {"type": "integer", "minimum": 1, "maximum": 256},
+        "batch_size": {"type": "integer", "minimum": 1, "maximum": MAX_BATCH},
         "picture": {"type": ["integer", "null"], "minimum": 0, "maximum": 4095},
         "metrics": {"type": "object"},
         "trained": {

@@ -174,7 +174,7 @@ class _Loader:
             with _without_bars():
                 pipeline, warnings = (self._from_folder if model.checkpoint is None else self._from_file)(model, shared)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-            if isinstance(error, ModelError):
+            if isinstance(error, (ModelError, torch.OutOfMemoryError)):  # no fault of the files: whoever asked knows what to hold less of
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"'{model.name}' cannot be loaded ({reason}): download it again, or try it with diffusers alone") from error

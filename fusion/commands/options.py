@@ -28,6 +28,19 @@ def seed(typed: str) -> int:
     return int(typed)
 
 
+def strength(typed: str) -> float:
+    """A scale of guidance, for argparse: none is stronger than recipes can keep."""
+    from fusion.methods.plan import MAX_GUIDANCE  # numpy, which `--help` need not wait for
+
+    try:
+        value = float(typed)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MAX_GUIDANCE:  # false for nan, too
+        raise ArgumentTypeError(f"must be a number from 0 to {MAX_GUIDANCE:g}, not {typed}")
+    return value
+
+
 def writable(typed: str, *endings: str) -> Path:
     """The file that a result will go to, its folder made. ValueError, before any long work, where it cannot be written there.
 
@@ -57,12 +70,12 @@ def drawing(command: ArgumentParser, recipe: bool = True) -> None:
     """How images are drawn. recipe: whether the command may take a recipe, which then says what was not typed."""
     first = "the recipe's, else " if recipe else ""
     command.add_argument("--steps", type=positive, metavar="N", help=f"sampling steps (default: {first}20)")
-    command.add_argument("--guidance", type=float, metavar="G", help=f"pull of the prompt (default: {first}1: none added)")
+    command.add_argument("--guidance", type=strength, metavar="G", help=f"pull of the prompt (default: {first}1: none added)")
     command.add_argument("--guidance-interval", nargs=2, type=float, metavar=("A", "B"),
                          help=f"guide only between these shares of the steps, 0 for noise and 1 for the image (default: {first}all): "
                               "0.2 0.8 saves two fifths of what guidance costs")  # fmt: skip
-    command.add_argument("--height", type=int, metavar="PIXELS", help="default: the models' own")
-    command.add_argument("--width", type=int, metavar="PIXELS", help="default: the models' own")
+    command.add_argument("--height", type=positive, metavar="PIXELS", help="default: the models' own")
+    command.add_argument("--width", type=positive, metavar="PIXELS", help="default: the models' own")
 
 
 def interval(typed: list[float] | None, guidance: float) -> tuple[float, float] | None:

@@ -19,6 +19,8 @@ from fusion.guidance import guided_steps
 from fusion.memory import free, out_of_memory
 from fusion.methods.plan import Cost, MethodError, Remark, Sample, SamplingPlan, Stopped
 from fusion.sampler import fused
+from models.errors import ModelError
+from models.families import check_size
 
 
 def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | None = None, jobs=None, shown=None,
@@ -82,17 +84,28 @@ def by_pipeline(ensemble, plan: SamplingPlan, weights, batch, advance: Callable[
 
 def arguments_for(pipeline, plan: SamplingPlan, ensemble, batch) -> dict:
     """What a stock pipeline is called with for a batch, its generators apart. Size: the plan's or the ensemble's."""
+    height, width = size_of(ensemble, plan)
     offered = {
         "prompt": [prompt for prompt, _ in batch],
         "num_inference_steps": plan.steps,
         "guidance_scale": plan.guidance,
-        "height": plan.height or ensemble.size[0],
-        "width": plan.width or ensemble.size[1],
+        "height": height,
+        "width": width,
         **ensemble.family.call,
     }
     accepted = inspect.signature(pipeline.__call__).parameters
     arguments = {key: value for key, value in offered.items() if key in accepted}
     return arguments if "prompt" in accepted else arguments | {"batch_size": len(batch)}  # DDPM and DDIM draw without a condition
+
+
+def size_of(ensemble, plan: SamplingPlan) -> tuple[int, int]:
+    """`(height, width)` of the plan's images in pixels. Raises MethodError for a size that these models cannot draw."""
+    if plan.height is None and plan.width is None:
+        return ensemble.size
+    try:
+        return check_size(ensemble.pipeline, ensemble.family, (plan.height or ensemble.size[0], plan.width or ensemble.size[1]))
+    except ModelError as error:
+        raise MethodError(str(error)) from None
 
 
 def generators_for(batch) -> list[torch.Generator]:
@@ -189,7 +202,11 @@ def evaluations(ensemble, plan: SamplingPlan, members: float) -> float:
 
 
 def price(ensemble, plan: SamplingPlan, members: float, memory: float, seconds: float = 0.0, preparation: int = 0) -> Cost:
-    """The cost of drawing with `members` networks at every step, with what the plan's guidance interval saves of it."""
+    """The cost of drawing with `members` networks at every step, with what the plan's guidance interval saves of it.
+
+    Raises MethodError for a size that they cannot draw: prices are asked for before anything is drawn.
+    """
+    size_of(ensemble, plan)
     count = evaluations(ensemble, plan, members)
     saved = evaluations(ensemble, plan.with_(guidance_interval=None), members) - count
     return Cost(count, memory, seconds, preparation, saved)

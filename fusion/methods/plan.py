@@ -11,6 +11,8 @@ from PIL import Image
 
 from fusion import guidance
 
+MAX_STEPS, MAX_GUIDANCE, MAX_BATCH, SIDES = 1000, 100.0, 256, (16, 4096)  # what a recipe can keep: what is drawn can be drawn again
+
 
 class MethodError(ValueError):
     """A method cannot run as asked; the message names the cause and the cure."""
@@ -82,13 +84,24 @@ class SamplingPlan:
             raise MethodError(f"{len(prompts)} prompts and {len(seeds)} seeds cannot be paired: give equally many, or one of either")
         if any(not 0 <= seed < 2**63 for seed in seeds):
             raise MethodError("seeds must be whole numbers from 0 to 2^63 - 1")
-        if self.steps < 1 or self.batch_size < 1:
-            raise MethodError(f"{self.steps} steps in batches of {self.batch_size}: both must be at least 1")
+        self._check()
+        return list(zip(prompts * (count // len(prompts)), seeds * (count // len(seeds))))
+
+    def _check(self) -> None:
+        """Raise MethodError for numbers out of range, before anything is drawn with them."""
+        if not (1 <= self.steps <= MAX_STEPS and 1 <= self.batch_size <= MAX_BATCH):
+            raise MethodError(f"{self.steps} steps in batches of {self.batch_size}: give 1 to {MAX_STEPS} steps and batches of 1 to "
+                              f"{MAX_BATCH}")  # fmt: skip
+        if not 0 <= self.guidance <= MAX_GUIDANCE:  # false for nan, too
+            raise MethodError(f"guidance must be a number from 0 to {MAX_GUIDANCE:g}, not {self.guidance}: 1 adds none, 5 is usual")
+        for side in (self.height, self.width):
+            if side is not None and not SIDES[0] <= side <= SIDES[1]:
+                raise MethodError(f"images must be {SIDES[0]} to {SIDES[1]} pixels high and wide, not {side}: leave the size out for the "
+                                  "models' own")  # fmt: skip
         try:
             guidance.checked(self.guidance_interval)
         except ValueError as error:
             raise MethodError(str(error)) from None
-        return list(zip(prompts * (count // len(prompts)), seeds * (count // len(seeds))))
 
     def batches(self, jobs: Sequence[tuple[str, int]] | None = None) -> list[tuple[tuple[str, int], ...]]:
         """`jobs` (all of the plan's) in groups of `batch_size`, those of this `part`."""

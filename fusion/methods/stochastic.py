@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fusion.guidance import inside
-from fusion.methods.drawing import arguments_for, generators_for, quiet
+from fusion.methods.drawing import arguments_for, generators_for, quiet, size_of
 from fusion.methods.plan import Remark, SamplingPlan
 from fusion.methods.reverse import Predict, Step, schedule
 from fusion.sampler import FusedDenoiser, LevelTable
@@ -79,7 +79,7 @@ def by_chain(ensemble, plan: SamplingPlan, weights: np.ndarray, batch: Sequence[
              chain: Chain) -> tuple[list, list[Remark]]:  # fmt: skip
     """`(images, remarks)` of one batch of `(prompt, seed)`: text encoded and latents decoded once."""
     pipeline, slot, relay = ensemble.pipeline, ensemble.family.slot, ensemble.relay()
-    generators, size = generators_for(batch), (plan.height or ensemble.size[0], plan.width or ensemble.size[1])
+    generators, size = generators_for(batch), size_of(ensemble, plan)
     takeover = Takeover(ensemble, weights, relay, chain, plan, generators)
     previous = getattr(pipeline, slot)
     try:

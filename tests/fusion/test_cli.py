@@ -9,6 +9,7 @@ from argparse import ArgumentParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fusion import images
@@ -197,6 +198,39 @@ def test_bad_input_is_a_sentence_and_exit_code_1(capsys, models, pictures, tmp_p
         assert code == 1 and word in err and "error: " in err and "Traceback" not in err and out == "", (args, err)
 
 
+@pytest.mark.parametrize("option, value", [("--guidance", "nan"), ("--guidance", "-3"), ("--guidance", "101"), ("--height", "-8"),
+                                           ("--width", "0"), ("--seed", "-1"), ("--steps", "0")])  # fmt: skip
+def test_numbers_that_mean_nothing_are_wrong_usage(capsys, option, value):
+    with pytest.raises(SystemExit) as ended:
+        main(["sample", "--models", "a", "--prompt", "a", option, value])
+    assert ended.value.code == 2 and f"{option}: must be" in capsys.readouterr().err
+
+
+def test_a_size_that_models_cannot_draw_is_refused_before_drawing(capsys, models, tmp_path):
+    drawing = ["sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a", "--device", "cpu", "--out", tmp_path / "x"]
+    code, _, err = run(capsys, *drawing, "--height", 101)
+    assert code == 1 and "multiples of" in err and not (tmp_path / "x").exists()
+    code, _, err = run(capsys, *drawing, "--height", 8)
+    assert code == 1 and "16 to 4096" in err and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more"),
+                                   RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")])  # fmt: skip
+def test_running_out_of_memory_is_a_sentence(capsys, monkeypatch, error):
+    monkeypatch.setattr(COMMANDS["sample"], "run", lambda *_, **__: (_ for _ in ()).throw(error))
+    code, out, err = run(capsys, "sample")
+    assert code == 1 and out == "" and "memory ran out (" in err and "--memory waiting sliced" in err and "and more" not in err
+    monkeypatch.setattr(COMMANDS["details"], "run", lambda *_, **__: (_ for _ in ()).throw(error))
+    code, _, err = run(capsys, "details", "x")
+    assert code == 1 and "memory ran out" in err and "--memory" not in err and "--height" not in err
+
+
+def test_a_bug_keeps_its_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(COMMANDS["sample"], "run", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(capsys, "sample")
+
+
 def test_card_names_are_understood(models, tmp_path):
     first, second = shared.cards_of([models[0], "portraits/harbor"])
     assert first.source == models[0] and second.id == "portraits/harbor"
@@ -305,7 +339,7 @@ def test_a_count_of_none_is_not_four(capsys, models, tmp_path):
 
 @pytest.mark.parametrize(("more", "word"), [
     (["--weights", 0.7, 0.7], "sum to 1"), (["--weights", "nan", 1], "at least 0"), (["--weights", 1], "2 models"),
-    (["--weights", 0.5, 0.5, "--count", 0], "nothing to draw"),
+    (["--weights", 0.5, 0.5, "--count", 0], "nothing to draw"), (["--weights", 0.5, 0.5, "--count", 4, "--seed", 2**63 - 2], "seeds must"),
 ])  # fmt: skip
 def test_weights_and_jobs_are_looked_at_before_models(capsys, models, tmp_path, monkeypatch, more, word):
     monkeypatch.setattr(shared, "ensemble_of", lambda *a, **k: pytest.fail("models were loaded"))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from fusion.methods import METHODS, SamplingPlan
 from fusion.ui import texts
 from models.catalog import card_for
+from models.families import FAMILIES, check_size
 from models.loading import load_ensemble
 from tests import tiny
 from tests.conftest import tiny_card
@@ -91,6 +92,17 @@ def test_methods_that_cannot_run(tmp_path):
     for name, fit in (("matched", bare), ("scorefusion", None), ("single", None), ("finetune", bare), ("finetune", None)):
         sentence = said(lambda name=name, fit=fit: METHODS[name].cost(loaded, fit, plan))
         assert japanese(sentence, "Fine-tuned", "the published method", "the best single model", METHODS[name].title), sentence
+
+
+def test_numbers_that_nothing_is_drawn_with(tmp_path):
+    loaded = small.ensemble(tmp_path)
+    for wrong in ({"steps": 1001}, {"guidance": float("nan")}, {"guidance": -3.0}, {"height": -8}, {"seeds": [-1]}):
+        sentence = said(lambda wrong=wrong: SamplingPlan(**({"prompts": ["a cat"], "seeds": [0]} | wrong)).jobs)
+        assert japanese(sentence, "nan"), sentence
+    plan = SamplingPlan(["a cat"], [0], height=101)
+    assert japanese(said(lambda: METHODS["uniform"].cost(loaded, None, plan)))
+    pixels = SimpleNamespace(unet=loaded.members[0].network)
+    assert japanese(said(lambda: check_size(pixels, FAMILIES["ddpm"], (100, 100))))
 
 
 def test_notes_of_images_and_figures():
