@@ -29,6 +29,7 @@ class ModelCard:
     components: for single files, a folder or a hub id `owner/name[@commit]` that gives the parts the file lacks.
     sha256: `{path below the folder: hash}`, an adapter's files under `adapter:`; empty means unchecked.
     limits: what it is not for, one sentence each. population: `(3, 6)` over presentation and tone, portraits only.
+    guidance: the scale it is meant to be drawn with, 1 for none; None: its family's.
     calibration, thumbnail, representation: paths below assets/ (representation: `fusion.transfer`).
     """
 
@@ -50,6 +51,7 @@ class ModelCard:
     population: tuple[tuple[float, ...], ...] | None = None
     calibration: str | None = None
     representation: str | None = None
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         where = f"card '{self.id}'"
@@ -67,6 +69,8 @@ class ModelCard:
             raise ModelError(f"{where} has the unknown prediction type '{self.prediction}': use one of {', '.join(PREDICTIONS)}")
         if self.companion is not None and self.companion[1] is not None and not COMMIT.fullmatch(self.companion[1]):
             raise ModelError(f"{where}: components must name a full commit behind the @ (40 hexadecimal digits), or none")
+        if self.guidance is not None and not (isinstance(self.guidance, (int, float)) and 0 <= self.guidance <= 100):
+            raise ModelError(f"{where}: the guidance must be a number from 0 to 100, not {self.guidance!r}")
         bad = [path for path, value in self.sha256.items() if not HASH.fullmatch(str(value))]
         if bad:
             raise ModelError(f"{where}: the sha256 of {bad[0]} must be 64 hexadecimal digits")
@@ -82,6 +86,11 @@ class ModelCard:
     def is_file(self) -> bool:
         """Whether the source is a single-file checkpoint."""
         return self.source.endswith(".safetensors")
+
+    @property
+    def usual_guidance(self) -> float:
+        """The guidance it is drawn with where nobody says otherwise, as far as a card knows (`Ensemble.guidance` knows the network)."""
+        return float(FAMILIES[self.family].usual_guidance if self.guidance is None else self.guidance)
 
     @property
     def companion(self) -> tuple[str, str | None] | None:

@@ -123,7 +123,14 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
     title = (adapter or source).removesuffix(".safetensors").rstrip("/").rsplit("/", 1)[-1]
     name = typed_id(source, commit, adapter, prediction=prediction, components=components)
     return ModelCard(id=name, title=title, family=family, source=source, revision=revision, adapter=adapter, prediction=prediction,
-                     components=components, licence="not stated: look at its source", summary="Added by hand.")  # fmt: skip
+                     components=components, licence="not stated: look at its source", summary="Added by hand.",
+                     guidance=_known_guidance(source))  # fmt: skip
+
+
+def _known_guidance(source: str) -> float | None:
+    """What the catalog says of the guidance of these files, by whatever name they were typed."""
+    place = lambda name: str(local_path(name).resolve())  # noqa: E731
+    return next((card.guidance for card in catalog.values() if card.source == source or place(card.source) == place(source)), None)
 
 
 def typed_card(text: str) -> ModelCard:
