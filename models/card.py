@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from .families import FAMILIES
 from .noise import PREDICTIONS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ROOTS = "SCOREFUSION_MODELS"  # environment variable: further folders below which a typed path may lie, separated like PATH
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 HUB_FILE = re.compile(rf"({HUB_ID.pattern})/((?:[\w.-]+/)*[\w. -]+\.safetensors)")  # one file of a repository
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -27,6 +29,7 @@ class ModelCard:
     components: for single files, a folder or a hub id `owner/name[@commit]` that gives the parts the file lacks.
     sha256: `{path below the folder: hash}`, an adapter's files under `adapter:`; empty means unchecked.
     limits: what it is not for, one sentence each. population: `(3, 6)` over presentation and tone, portraits only.
+    guidance: the scale it is meant to be drawn with, 1 for none; None: its family's.
     calibration, thumbnail, representation: paths below assets/ (representation: `fusion.transfer`).
     """
 
@@ -48,6 +51,7 @@ class ModelCard:
     population: tuple[tuple[float, ...], ...] | None = None
     calibration: str | None = None
     representation: str | None = None
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         where = f"card '{self.id}'"
@@ -63,8 +67,10 @@ class ModelCard:
                 raise ModelError(f"{where}: {name} must be a full commit (40 hexadecimal digits), because branches and tags can move")
         if self.prediction is not None and self.prediction not in PREDICTIONS:
             raise ModelError(f"{where} has the unknown prediction type '{self.prediction}': use one of {', '.join(PREDICTIONS)}")
-        if self.components is not None and "@" in self.components and not COMMIT.fullmatch(self.components.partition("@")[2]):
+        if self.companion is not None and self.companion[1] is not None and not COMMIT.fullmatch(self.companion[1]):
             raise ModelError(f"{where}: components must name a full commit behind the @ (40 hexadecimal digits), or none")
+        if self.guidance is not None and not (isinstance(self.guidance, (int, float)) and 0 <= self.guidance <= 100):
+            raise ModelError(f"{where}: the guidance must be a number from 0 to 100, not {self.guidance!r}")
         bad = [path for path, value in self.sha256.items() if not HASH.fullmatch(str(value))]
         if bad:
             raise ModelError(f"{where}: the sha256 of {bad[0]} must be 64 hexadecimal digits")
@@ -81,6 +87,16 @@ class ModelCard:
         """Whether the source is a single-file checkpoint."""
         return self.source.endswith(".safetensors")
 
+    @property
+    def usual_guidance(self) -> float:
+        """The guidance it is drawn with where nobody says otherwise, as far as a card knows (`Ensemble.guidance` knows the network)."""
+        return float(FAMILIES[self.family].usual_guidance if self.guidance is None else self.guidance)
+
+    @property
+    def companion(self) -> tuple[str, str | None] | None:
+        """`(source, commit)` of the model that gives the missing parts."""
+        return None if self.components is None else split_commit(self.components)
+
     def __hash__(self) -> int:
         return hash((self.id, self.source, self.revision, self.adapter, self.adapter_revision, self.prediction, self.components))
 
@@ -89,6 +105,30 @@ def _check_population(table: tuple[tuple[float, ...], ...], where: str) -> None:
     total = sum(sum(row) for row in table)
     if len(table) != 3 or any(len(row) != 6 or min(row) < 0 for row in table) or abs(total - 1) > 1e-6:
         raise ModelError(f"{where}: the population must be 3 rows of 6 shares that sum to 1, not {total:.4f}")
+
+
+def split_commit(text: str) -> tuple[str, str | None]:
+    """`SOURCE[@COMMIT]` as source and commit; a path that is there keeps its @."""
+    source, at, commit = text.partition("@")
+    return (text, None) if not at or local_path(text).exists() else (source, commit)
+
+
+def allowed(path: Path) -> bool:
+    """Whether a resolved path lies in the repository or below a folder that SCOREFUSION_MODELS names."""
+    roots = [REPOSITORY, *(Path(root).expanduser() for root in os.environ.get(ROOTS, "").split(os.pathsep) if root)]
+    return any(path.is_relative_to(root.resolve()) for root in roots)
+
+
+def located(typed: str) -> str | None:
+    """The absolute path of what a person typed, from the working directory or else the repository; None where nothing allowed is there."""
+    for place in (Path.cwd(), REPOSITORY):
+        try:
+            path = (place / os.path.expanduser(typed)).resolve()
+            if typed and path.exists() and allowed(path):
+                return str(path)
+        except (OSError, ValueError):  # too long for a path, a zero byte
+            return None
+    return None
 
 
 def local_path(source: str) -> Path:

@@ -15,14 +15,13 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import yaml
 
-from .card import REPOSITORY, ModelCard, hub_file, is_hub_id, local_path
+from .card import REPOSITORY, ROOTS, ModelCard, allowed, hub_file, is_hub_id, local_path, located, split_commit
 from .errors import ModelError
 from .families import family_of
 from .integrity import ADAPTER, folder_hashes, full_header, read_json, refuse_pickles
+from .parts import parts_of
 
 __all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id", "typed_card", "typed_id"]
-
-ROOTS = "SCOREFUSION_MODELS"  # environment variable: further folders below which a typed path may lie, separated like PATH
 
 
 # ------------------------------------------------------------------------------------------------ the shipped catalog
@@ -102,7 +101,7 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
     """
     from .checkpoint import checked_prediction, detect
 
-    source, prediction, commit = source.strip(), checked_prediction(prediction, family), revision
+    source, prediction, commit = located(source.strip()) or source.strip(), checked_prediction(prediction, family), revision
     if is_hub_id(source) or hub_file(source):
         if family is None:
             from .sources import hub_family
@@ -114,7 +113,9 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
         if place.is_file():
             found = detect(full_header(place, place.name), place.name, family=family, prediction=prediction).family.name
         else:
-            found = family_of(str(read_json(place / "model_index.json", place.name).get("_class_name"))).name
+            index = read_json(place / "model_index.json", place.name)
+            found = family_of(str(index.get("_class_name"))).name
+            refuse_pickles(place, place.name, parts_of(index))
         if family not in (None, found):
             raise ModelError(f"'{place.name}' is of family {found}, not {family}")
         source, family, prediction = str(place), found, checked_prediction(prediction, found)
@@ -122,7 +123,14 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
     title = (adapter or source).removesuffix(".safetensors").rstrip("/").rsplit("/", 1)[-1]
     name = typed_id(source, commit, adapter, prediction=prediction, components=components)
     return ModelCard(id=name, title=title, family=family, source=source, revision=revision, adapter=adapter, prediction=prediction,
-                     components=components, licence="not stated: look at its source", summary="Added by hand.")  # fmt: skip
+                     components=components, licence="not stated: look at its source", summary="Added by hand.",
+                     guidance=_known_guidance(source))  # fmt: skip
+
+
+def _known_guidance(source: str) -> float | None:
+    """What the catalog says of the guidance of these files, by whatever name they were typed."""
+    place = lambda name: str(local_path(name).resolve())  # noqa: E731
+    return next((card.guidance for card in catalog.values() if card.source == source or place(card.source) == place(source)), None)
 
 
 def typed_card(text: str) -> ModelCard:
@@ -133,7 +141,7 @@ def typed_card(text: str) -> ModelCard:
     """
     if text in catalog:
         return catalog[text]
-    text, _, query = text.partition("?")
+    text, query = (text, "") if located(text) else text.partition("?")[::2]
     try:
         options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
     except ValueError as error:
@@ -141,14 +149,14 @@ def typed_card(text: str) -> ModelCard:
     unknown = options.keys() - {"family", "prediction", "components", "template"}
     if unknown:
         raise ModelError(f"'{min(unknown)}' is no option of a model: use family, prediction, components or template")
-    base, _, adapter = text.partition("+")
-    source, _, revision = base.partition("@")
+    source, revision, adapter = split_model(text)
     template = options.pop("template", None)
     mine = [name for name, card in catalog.items() if card.source.startswith("assets/")]
     if source not in catalog and source.split("/")[0] in {name.split("/")[0] for name in mine} and not local_path(source).exists():
         raise ModelError(f"'{source}' is not in the catalogue, which has {', '.join(mine)}: choose one of them")
-    source = catalog[source].source if source in catalog else source
-    card = card_for(source, adapter=adapter or None, revision=revision or None, **options)
+    if source in catalog:
+        source = catalog[source].source if catalog[source].is_hub else str(local_path(catalog[source].source))
+    card = card_for(source, adapter=adapter, revision=revision, **options)
     if template is None:
         return card
     name = typed_id(card.source, revision, card.adapter, prediction=card.prediction, components=card.components, template=template)
@@ -161,9 +169,20 @@ def typed_id(source: str, revision: str | None, adapter: str | None, **options: 
     return source + (f"@{revision}" if revision else "") + (f"+{adapter}" if adapter else "") + (f"?{query}" if query else "")
 
 
+def split_model(text: str) -> tuple[str, str | None, str | None]:
+    """`(source, commit, adapter)` of `MODEL[@COMMIT][+ADAPTER]`. Paths that are there keep their own `@` and `+`: the longest one wins."""
+    for end in (len(text), *(at for at in reversed(range(len(text))) if text[at] == "+")):
+        if located(text[:end]):
+            return text[:end], None, text[end + 1 :] or None
+    base, _, adapter = text.partition("+")
+    source, _, revision = base.partition("@")
+    return source, revision or None, adapter or None
+
+
 def beside(typed: str | None) -> str | None:
-    """An adapter or companion as a card keeps it: a hub id as it is, a path only below an allowed root and without pickles."""
-    if typed is None or is_hub_id(typed.partition("@")[0]) or hub_file(typed):
+    """An adapter or companion as a card keeps it: a hub id as it is, a path only below an allowed root."""
+    typed = typed and (located(typed) or typed)
+    if typed is None or is_hub_id(split_commit(typed)[0]) or hub_file(typed):
         return typed
     path = _allowed(typed)
     refuse_pickles(path, path.name)
@@ -171,14 +190,14 @@ def beside(typed: str | None) -> str | None:
 
 
 def _allowed(typed: str) -> Path:
-    """The existing path a user typed, if it lies below an allowed root once links are followed."""
+    """The existing path a user typed, from the working directory or else the repository, below an allowed root once links are followed."""
     try:
-        path = local_path(os.path.expanduser(typed)).resolve()
+        near, usual = (place.resolve() for place in (Path.cwd() / os.path.expanduser(typed), local_path(os.path.expanduser(typed))))
+        path = near if near.exists() else usual
         exists = path.exists()
     except (OSError, ValueError) as error:
         raise ModelError(f"'{typed[:80]}' is not a path ({error}): type a hub id (owner/name) or an existing folder") from error
-    roots = [REPOSITORY, *(Path(root).expanduser() for root in os.environ.get(ROOTS, "").split(os.pathsep) if root)]
-    if not any(path.is_relative_to(root.resolve()) for root in roots):
+    if not allowed(path):
         raise ModelError(f"'{typed}' is neither a hub id (owner/name) nor below an allowed folder: "
                          f"put it below the repository, or start with {ROOTS}=<folder>")  # fmt: skip
     if not exists:

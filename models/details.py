@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from .card import hub_file, is_hub_id, local_path
+from .card import hub_file, is_hub_id, local_path, located, split_commit
 from .catalog import beside, card_for, catalog
 from .checkpoint import Checkpoint, checked_prediction, detect
 from .errors import ModelError
@@ -19,6 +19,8 @@ from .headers import Header
 from .hub import Listing, listing, refuse_unreadable, remote_header
 from .integrity import full_header, read_json, weight_files
 from .model_cards import UNSTATED, front_matter, licence_of, read_card_text, trigger_words
+from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
+from .sources import one_adapter
 
 SCHEDULE = "scheduler/scheduler_config.json"
 
@@ -88,7 +90,9 @@ def describe(source: str, adapter: str | None = None, revision: str | None = Non
         known = catalog[source]
         found = describe(known.source, adapter or known.adapter, revision or known.revision, prediction=prediction or known.prediction)
         return replace(found, licence=known.licence or found.licence)
-    if is_hub_id(source):
+    if located(source):
+        found = _here(source, family, prediction, components)
+    elif is_hub_id(source):
         found = _repository(source, revision, prediction)
     elif hub_file(source):
         found = _remote_file(source, revision, family, prediction, components)
@@ -112,27 +116,28 @@ def _repository(source: str, revision: str | None, prediction: str | None) -> De
         return replace(empty, problems=(f"it is no diffusers model (no model_index.json): {cure}",))
     try:
         index = held.small("model_index.json")
-        family, names = family_of(str(index.get("_class_name"))), _part_names(index)
+        family, names = family_of(str(index.get("_class_name"))), [*parts_of(index)]
         refuse_unreadable(held, names, source)
+        variant = held.variant(names)
         schedule = held.small(SCHEDULE) if SCHEDULE in held.files else {}
         here = held.cached()
-        parts = tuple(_remote_part(held, name, held.weights(name), here) for name in names if held.weights(name))
+        parts = tuple(_remote_part(held, name, files, here) for name in names if (files := held.weights(name, variant)))
     except ModelError as error:
         return replace(empty, problems=(str(error),), download=sum(weights.values()))
-    wanted = held.pipeline_files(names)
+    wanted = held.pipeline_files(names, variant)
     found, how = _prediction(family.name, schedule, prediction)
     return replace(empty, kind=family.title, family=family.name, prediction=found, how=how, parts=parts, download=sum(wanted.values()),
-                   cached=sum(size for path, size in wanted.items() if path in here))  # fmt: skip
-
-
-def _part_names(index: Mapping) -> list[str]:
-    return [part for part, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1] is not None]
+                   notes=(*notes, *_notes(index)), cached=sum(size for path, size in wanted.items() if path in here))  # fmt: skip
 
 
 def _remote_part(held: Listing, name: str, files: Mapping[str, int], here: set[str]) -> Part:
     """A part with its parameters counted from the headers of its files."""
     numbers = sum(remote_header(held.source, path, held.commit).numbers for path in files)
     return Part(name, numbers, sum(files.values()), held.source, sum(size for path, size in files.items() if path in here), True)
+
+
+def _notes(index: Mapping) -> tuple[str, ...]:
+    return (UNFILTERED,) if has_checker(index) else ()
 
 
 def _prediction(family: str, schedule: Mapping, said: str | None) -> tuple[str, str]:
@@ -157,15 +162,16 @@ def _here(source: str, family: str | None, prediction: str | None, components: s
         file = detect(full_header(place, card.title), place.name, family=family, prediction=prediction)
         return _single(source, file, components, Part("", 0, 0, place.name))
     text = read_card_text(place / "README.md")
-    about, parts = front_matter(text), []
-    for name in _part_names(read_json(place / "model_index.json", card.title)):
-        files = weight_files(place / name, ".safetensors") if (place / name).is_dir() else []
+    about, parts, index = front_matter(text), [], read_json(place / "model_index.json", card.title)
+    variant = variant_in(place, parts_of(index), card.title)
+    for name in parts_of(index):
+        files = [place / name / file for file in weights_among(files_of(place / name), variant)]
         numbers = sum(full_header(file, card.title).numbers for file in files)
         parts += [Part(name, numbers, sum(file.stat().st_size for file in files), source)] if files else []
     schedule = read_json(place / SCHEDULE, card.title) if (place / SCHEDULE).is_file() else {}
     found, how = _prediction(card.family, schedule, prediction)
     return Details(source, FAMILIES[card.family].title, card.family, found, how, tuple(parts), licence=licence_of(about),
-                   trigger=trigger_words({}, about, text))  # fmt: skip
+                   trigger=trigger_words({}, about, text), notes=_notes(index))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ single files
@@ -194,8 +200,8 @@ def _single(source: str, file: Checkpoint, components: str | None, like: Part) -
         parts.append(replace(like, name=name, parameters=numbers, size=size, cached=size if like.cached else 0))
     missing = [part for part, told in file.parts.items() if "names" in told and part not in file.held]
     if missing and components:
-        given, _, revision = components.partition("@")
-        companion = describe(given, revision=revision or None)
+        given, revision = split_commit(components)
+        companion = describe(given, revision=revision)
         parts += [part for part in companion.parts if part.name in missing]
         problems += companion.problems
     missing = [name for name in missing if name not in {part.name for part in parts}]
@@ -213,7 +219,7 @@ def _single(source: str, file: Checkpoint, components: str | None, like: Part) -
 def _with_adapter(found: Details, adapter: str) -> Details:
     """A model with a LoRA on it: its size, its own licence and trigger words, and what it says it was made for."""
     owner = "/".join(adapter.split("/")[:2])
-    remote = not local_path(adapter).exists() and is_hub_id(owner)
+    remote = not located(adapter) and is_hub_id(owner)
     header, part, about, text, said = (_remote_adapter if remote else _local_adapter)(adapter, owner)
     base = header.metadata.get("modelspec.architecture") or header.metadata.get("ss_base_model_version") or about.get("base_model")
     changes = sorted({"text encoders" if key.startswith(("lora_te", "text_encoder")) else "network" for key in header.tensors})
@@ -227,7 +233,8 @@ def _with_adapter(found: Details, adapter: str) -> Details:
 
 def _remote_adapter(adapter: str, owner: str) -> tuple[Header, Part, Mapping, str, dict]:
     held, named = listing(owner), adapter.removeprefix(owner).lstrip("/")
-    path = _one([path for path in held.files if path == named or (not named and path.endswith(".safetensors"))], adapter)
+    files = [PurePath(path) for path in held.files if path == named or (not named and path.endswith(".safetensors"))]
+    path = one_adapter(files, adapter).as_posix()
     header, size = remote_header(owner, path, held.commit), held.files[path]
     part = Part("adapter", header.numbers, size, adapter, size if path in held.cached() else 0, True)
     return header, part, held.about, held.readme(), _said(held)
@@ -235,17 +242,8 @@ def _remote_adapter(adapter: str, owner: str) -> tuple[Header, Part, Mapping, st
 
 def _local_adapter(adapter: str, _owner: str) -> tuple[Header, Part, Mapping, str, dict]:
     place = Path(beside(adapter))
-    path = Path(_one([place] if place.is_file() else weight_files(place, ".safetensors"), adapter))
+    path = one_adapter(weight_files(place, ".safetensors"), adapter)
     header, text = full_header(path, path.name), read_card_text(path.with_name("README.md"))
     about = front_matter(text)
     part = Part("adapter", header.numbers, path.stat().st_size, adapter)
     return header, part, about, text, {"licence": licence_of(about), "gated": False, "trigger": ()}
-
-
-def _one(files: list, adapter: str) -> str | Path:
-    """The one file of an adapter: the usual name wins."""
-    usual = [file for file in files if str(file).endswith("pytorch_lora_weights.safetensors")]
-    if len(usual or files) != 1:
-        held = ", ".join(str(file).rpartition("/")[2] for file in files) or "none"
-        raise ModelError(f"the adapter must be one safetensors file, {adapter} holds {held}: name the file itself")
-    return (usual or files)[0]

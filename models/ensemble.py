@@ -127,6 +127,13 @@ class Ensemble:
     def cards(self) -> tuple[ModelCard, ...]:
         return tuple(member.card for member in self.members)
 
+    @property
+    def guidance(self) -> float:
+        """The guidance to draw with where nobody says otherwise, 1 for none: what member 0's card says, else usual for its family."""
+        first = self.members[0]
+        deaf = self.family.guidance == "embedded" and not first.network.config.get("guidance_embeds")  # Flux schnell
+        return 1.0 if deaf and first.card.guidance is None else first.card.usual_guidance
+
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the latent of one image, as the denoiser is given it."""

@@ -29,6 +29,7 @@ class Family:
     text: components that turn prompts into conditioning; embeddings: the denoiser's arguments they fill (dotted path), each with the
     positions of (positive, negative) in what `encode_prompt` returns. shared: arguments without a batch dimension.
     guidance: `batch` (classifier-free, unconditional half first), `embedded` (a number the network is given) or `none`.
+    usual_guidance: the scale its stock pipeline takes where none is given, 1 for none.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Family:
     embeddings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
     guidance: str = "batch"
+    usual_guidance: float = 1.0
 
     def mean(self, prediction: Tensor, latent: Tensor) -> Tensor:
         """What is predicted of `latent` `(B, C, ...)`: the answer without its learned variance."""
@@ -63,19 +65,20 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Family("sd", "Stable Diffusion 1 and 2", ("StableDiffusionPipeline",), **_UNET,
-               text=_CLIP, embeddings={"encoder_hidden_states": (0, 1)}),
+               text=_CLIP, embeddings={"encoder_hidden_states": (0, 1)}, usual_guidance=7.5),
         Family("sdxl", "Stable Diffusion XL", ("StableDiffusionXLPipeline",), **_UNET,
-               text=_TWO, embeddings={"encoder_hidden_states": (0, 1), "added_cond_kwargs.text_embeds": (2, 3)}),
+               text=_TWO, embeddings={"encoder_hidden_states": (0, 1), "added_cond_kwargs.text_embeds": (2, 3)}, usual_guidance=5.0),
         Family("sd3", "Stable Diffusion 3", ("StableDiffusion3Pipeline",), ("SD3Transformer2DModel",), "transformer", "hidden_states",
                patch=2, text=_TWO + ("tokenizer_3", "text_encoder_3"),
-               embeddings={"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)}),
+               embeddings={"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)}, usual_guidance=7.0),
         Family("flux", "Flux", ("FluxPipeline",), ("FluxTransformer2DModel",), "transformer", "hidden_states", time_scale=1 / 1000,
                patch=2, packed=True, text=_TWO, embeddings={"encoder_hidden_states": (0,), "pooled_projections": (1,), "txt_ids": (2,)},
-               shared=frozenset({"txt_ids", "img_ids"}), guidance="embedded"),
+               shared=frozenset({"txt_ids", "img_ids"}), guidance="embedded", usual_guidance=3.5),
         # its first weights call their class Transformer2DModel; diffusers loads the same network for both names
         Family("pixart", "PixArt-Sigma", ("PixArtSigmaPipeline",), ("PixArtTransformer2DModel", "Transformer2DModel"), "transformer",
                "hidden_states", patch=2, learned_variance=True, call={"use_resolution_binning": False, "clean_caption": False},
-               text=_CLIP, embeddings={"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)}),
+               text=_CLIP, embeddings={"encoder_hidden_states": (0, 2), "encoder_attention_mask": (1, 3)},
+               usual_guidance=4.5),
         Family("ddpm", "unconditional DDPM", ("DDPMPipeline", "DDIMPipeline"), ("UNet2DModel",), "unet", "sample", guidance="none"),
     )
 }  # fmt: skip

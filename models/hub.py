@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,12 +9,13 @@ from importlib import import_module
 from pathlib import Path
 
 from . import headers
-from .errors import ModelError
+from .card import COMMIT
+from .errors import ModelError, Unreached
 from .headers import Header
 from .integrity import PICKLES, read_json
+from .parts import variant_of, weights_among
 
 FIRST = 100_000  # bytes asked for at first: holds the whole header of nearly every file
-WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(-\d{5}-of-\d{5})?\.safetensors")  # what pipelines load; others are variants
 MAX_README = 1_000_000  # bytes
 
 
@@ -31,18 +31,24 @@ class Listing:
     gated: bool
     about: Mapping
 
-    def weights(self, part: str) -> dict[str, int]:
-        """`{path: bytes}` of the weights a pipeline loads for a part (`""`: the root)."""
-        names = {path: path.removeprefix(f"{part}/") if part else path for path in self.files}
-        found = {path: self.files[path] for path, name in names.items() if WEIGHTS.fullmatch(name) and (not part or path != name)}
-        whole = {path: size for path, size in found.items() if "-of-" not in path}
-        return whole or found
+    def inside(self, part: str) -> list[str]:
+        """Names of the files of a part's folder."""
+        return [path.removeprefix(f"{part}/") for path in self.files if path.startswith(f"{part}/") and path.count("/") == 1]
 
-    def pipeline_files(self, parts: Iterable[str]) -> dict[str, int]:
+    def variant(self, parts: Iterable[str]) -> str | None:
+        """The variant in which its parts are loaded, None for plain files. Raises ModelError."""
+        return variant_of({part: self.inside(part) for part in parts}, self.source)
+
+    def weights(self, part: str, variant: str | None = None) -> dict[str, int]:
+        """`{path: bytes}` of the weights a pipeline loads for a part: those of the variant where there are some, else the plain ones."""
+        paths = [f"{part}/{name}" for name in weights_among(self.inside(part), variant)]
+        return {path: self.files[path] for path in paths}
+
+    def pipeline_files(self, parts: Iterable[str], variant: str | None = None) -> dict[str, int]:
         """`{path: bytes}` of everything a pipeline of these parts needs: weights, configurations, tokenizers."""
         wanted = {"model_index.json"}
         for part in parts:
-            weights, inside = self.weights(part), [path for path in self.files if path.startswith(f"{part}/") and path.count("/") == 1]
+            weights, inside = self.weights(part, variant), [f"{part}/{name}" for name in self.inside(part)]
             wanted |= {*weights, *(path for path in inside if path.endswith((".json", ".txt", ".model")) or not weights)}
         return {path: self.files[path] for path in wanted if path in self.files}
 
@@ -100,14 +106,25 @@ def explained(source: str, revision: str | None) -> Iterator[None]:
         raise ModelError(f"'{source}' has no commit {revision}: take one from its history on the hub") from error
     except getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError) as error:
         if isinstance(error, errors.LocalEntryNotFoundError):  # without a connection, in older clients the same class
-            raise ModelError(_unreached(source, error)) from error
+            raise Unreached(_unreached(source, error)) from error
         raise ModelError(f"'{source}' does not hold that file: check its name on the hub") from error
     except _network_errors() as error:
-        raise ModelError(_unreached(source, error)) from error
+        raise Unreached(_unreached(source, error)) from error
 
 
 def _unreached(source: str, error: Exception) -> str:
     return f"'{source}' cannot be fetched ({type(error).__name__}): check the connection, or use a local folder"
+
+
+def cached_commits(source: str) -> list[str]:
+    """The commit that a repository's `main` was when it was last fetched, where that is known, else all commits that are here."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="model")
+    held = sorted(path.name for path in (place / "snapshots").glob("*") if COMMIT.fullmatch(path.name))
+    main = (place / "refs/main").read_text(encoding="utf-8").strip() if (place / "refs/main").is_file() else ""
+    return [main] if main in held else held
 
 
 def listing(source: str, revision: str | None = None) -> Listing:
@@ -158,13 +175,10 @@ def _first(source: str, file: str, revision: str | None, count: int) -> tuple[by
     return bytes(data[:count]), int(stated) if stated.isdigit() else len(data)
 
 
-def refuse_unreadable(held: Listing, parts: Mapping[str, object], name: str) -> None:
-    """Raise ModelError, before anything is fetched, when a part of a pipeline comes as pickles or in variants only."""
+def refuse_unreadable(held: Listing, parts: Iterable[str], name: str) -> None:
+    """Raise ModelError, before anything is fetched, when a part of a pipeline comes as pickles only, or in no variant of the others."""
     for part in parts:
         if held.pickled(part):
             raise ModelError(f"'{name}' holds pickled weights only ({part}/), which can run any program when read: "
                              "choose a safetensors version of it")  # fmt: skip
-        variants = [path for path in held.files if path.startswith(f"{part}/") and path.endswith(".safetensors")]
-        if variants and not held.weights(part):
-            raise ModelError(f"'{name}' holds its {part} only as a variant ({variants[0]}): "
-                             "save it once as a plain diffusers folder, or choose another copy")  # fmt: skip
+    held.variant(parts)

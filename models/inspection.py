@@ -1,9 +1,8 @@
-"""What a model is, from its configuration and safetensors headers: members that cannot be fused are refused before anything is loaded."""
+"""What a model is, from its configuration and safetensors headers: what cannot be used is refused before anything is loaded."""
 
 from __future__ import annotations
 
-import filecmp
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,16 +10,14 @@ from . import pieces as single
 from .catalog import ModelCard
 from .checkpoint import Checkpoint, checked_prediction
 from .errors import ModelError
-from .families import FAMILIES, Family, family_of
-from .integrity import HASHED, Readers, header, read_json, readers, refuse_pickles, same_tensors, weight_files
+from .families import Family, family_of
+from .integrity import Readers, header, ignored_pickles, read_json, readers, refuse_pickles
 from .lora import read_lora
-from .pieces import COMPANION, FILE, Piece
+from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
+from .pieces import COMPANION, Piece
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)  # where components may come from; `stable_diffusion` is diffusers' own
 ENCODER = ("encoder.", "quant_conv.")  # the half of an autoencoder that decides what a latent means
-# how a part was saved, not what it does
-NOTES = {"transformers_version", "torch_dtype", "dtype", "is_local", "local_files_only", "name_or_path", "tokenizer_file",
-         "special_tokens_map_file"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,8 @@ class Description:
     """What configuration files and headers say about one card: enough to refuse it.
 
     folder: the diffusers folder, for a single-file model that of its companion, if any. file: where a single file lies, None before it is
-    fetched; pieces: where its parts come from. warnings: what a person should know, one sentence each.
+    fetched; pieces: where its parts come from. warnings: what a person should know, one sentence each. borrows: whether the ensemble's
+    first autoencoder, which does the same, takes the place of its own.
     """
 
     card: ModelCard
@@ -44,6 +42,7 @@ class Description:
     file: Path | None = None
     pieces: Mapping[str, Piece] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    borrows: bool = False
 
     @property
     def name(self) -> str:
@@ -66,13 +65,22 @@ class Description:
         return self.pieces[part].config if part in self.pieces else read_json(self.folder / part / "config.json", self.name)
 
     @property
+    def variant(self) -> str | None:
+        """In which variant the folder's weights are loaded, None for plain files. Raises ModelError."""
+        return variant_in(self.folder, [part for part in self.parts if self.place(part)], self.name) if self.folder else None
+
+    def weights(self, part: str) -> list[Path]:
+        """The files of a folder that hold a part's weights."""
+        return [self.folder / part / name for name in weights_among(files_of(self.folder / part), self.variant)]
+
+    @property
     def autoencoder_is_here(self) -> bool:
-        return self.place("vae") is not None or self.file is not None
+        return bool(self.weights("vae")) if self.place("vae") else self.file is not None
 
     def autoencoder_tensors(self) -> Readers:
         """The half of the autoencoder that decides what a latent means, by name."""
-        if place := self.place("vae"):
-            return readers(place, ENCODER, self.name)
+        if self.place("vae"):
+            return readers(self.weights("vae"), ENCODER, self.name)
         found = single.tensors(self.checkpoint, self.file, "vae", self.pieces["vae"], ENCODER)
         return {name: (lambda tensor=tensor: tensor) for name, tensor in found.items()}
 
@@ -101,18 +109,21 @@ def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description
     family = family_of(str(index.get("_class_name")))
     if family.name != card.family:
         raise ModelError(f"'{name}' is {family.title}, but its card says {card.family}: correct the family to {family.name}")
-    parts = {part: value for part, value in index.items() if isinstance(value, list) and len(value) == 2 and value[1] is not None}
-    for part, (library, cls) in parts.items():
-        if library not in LIBRARIES:
-            raise ModelError(f"'{name}' asks for its own code ({part}: {library}.{cls}), which is never run here: use a standard model")
+    for part, value in index.items():
+        if isinstance(value, list) and value[0] not in LIBRARIES:
+            told = f"{part}: {'.'.join(map(str, value))}"
+            raise ModelError(f"'{name}' asks for its own code ({told}), which is never run here: use a standard model")
+    parts = parts_of(index)
     if parts.get(family.slot, [None, None])[1] not in family.networks:
         raise ModelError(f"'{name}' needs a {family.networks[0]} in {family.slot}/, its model_index.json says {parts.get(family.slot)}")
+    refuse_pickles(folder, name, parts)
     config = lambda part, file: read_json(folder / part / file, name) if part in parts else {}  # noqa: E731
     scheduler = config("scheduler", "scheduler_config.json")
     if card.prediction is not None:
         scheduler = {**scheduler, "prediction_type": checked_prediction(card.prediction, family.name)}
     description = Description(card, folder, adapter, family, str(index["_class_name"]), parts, config(family.slot, "config.json"),
-                              config("vae", "config.json"), scheduler)  # fmt: skip
+                              config("vae", "config.json"), scheduler,
+                              warnings=(*((UNFILTERED,) if has_checker(index) else ()), *ignored_pickles(folder)))  # fmt: skip
     _refuse_broken(description)
     return description
 
@@ -132,10 +143,9 @@ def check_files(model: Description) -> None:
     for part, (_, cls) in model.parts.items():
         if model.place(part) is None or part == "scheduler" or "Tokenizer" in cls or "Processor" in cls or "Extractor" in cls:
             continue
-        files = weight_files(model.folder / part, ".safetensors") if (model.folder / part).is_dir() else []
+        files = model.weights(part)
         if not files:
-            if (model.folder / part).is_dir():
-                refuse_pickles(model.folder / part, model.name)
+            refuse_pickles(model.folder, model.name, [part])
             raise ModelError(f"'{model.name}' has no safetensors weights in {part}/: convert it to safetensors, or download it again")
         for file in files:
             header(file, model.name)
@@ -165,83 +175,3 @@ def check_adapter(model: Description) -> None:
 
 def _text_width(network: Mapping) -> int | None:
     return network.get("cross_attention_dim") or network.get("joint_attention_dim")
-
-
-# ------------------------------------------------------------------------------------------------ can they be fused?
-
-def refuse_families(cards: Sequence[ModelCard]) -> None:
-    """Raise ModelError at the first card of another family than the first one's: cards say so, before anything is asked of a hub."""
-    for other in cards[1:]:
-        if other.family != cards[0].family:
-            raise _unfusable(cards[0].title, other.title, _families(FAMILIES[cards[0].family], FAMILIES[other.family]))
-
-
-def refuse_unfusable(models: list[Description], size: tuple[int, int] | None = None) -> None:
-    """Raise ModelError, naming both members and the reason, at the first member that does not share the first one's latent space.
-
-    size: a size in pixels chosen for all, so that members made for different ones may meet.
-    """
-    first = models[0]
-    for other in models[1:]:
-        reason = difference(first, other, size is not None)
-        if reason:
-            raise _unfusable(first.name, other.name, reason)
-
-
-def _unfusable(first: str, other: str, reason: str) -> ModelError:
-    return ModelError(f"'{first}' and '{other}' cannot be fused: {reason}. Choose members of one family and one latent space.")
-
-
-def _families(first: Family, other: Family) -> str:
-    return f"the first is {first.title}, the second {other.title}"
-
-
-def difference(first: Description, other: Description, any_size: bool = False) -> str | None:
-    """Why two models cannot be fused, None when they can. any_size: models that can make images of every size may differ in their own."""
-    if first.family != other.family:
-        return _families(first.family, other.family)
-    for key, what in (("in_channels", "latent channels"), ("sample_size", "latent size"), ("cross_attention_dim", "text width"),
-                      ("joint_attention_dim", "text width"), ("caption_channels", "text width"),
-                      ("pooled_projection_dim", "pooled text width"),
-                      ("projection_class_embeddings_input_dim", "pooled text width"), ("guidance_embeds", "embedded guidance"),
-                      ("time_cond_proj_dim", "embedded guidance")):  # fmt: skip
-        mine, yours = first.network.get(key), other.network.get(key)
-        if mine != yours and not (key == "sample_size" and any_size and first.family.text):
-            return f"their {what} differs ({mine} and {yours})"
-    for key in ("scaling_factor", "shift_factor", "latents_mean", "latents_std", "latent_channels", "block_out_channels"):
-        mine, yours = first.autoencoder.get(key), other.autoencoder.get(key)
-        if mine != yours:
-            return f"their autoencoders differ ({key} {mine} and {yours})"
-    if "vae" in first.parts and first.autoencoder_is_here and other.autoencoder_is_here and not same_part(first, other, "vae"):
-        if not same_tensors(first.autoencoder_tensors(), other.autoencoder_tensors()):
-            return "their autoencoders have different weights, so the same latent means different images"
-    return None
-
-
-def same_part(first: Description, other: Description, part: str) -> bool:
-    """Whether files show that two models hold the same part; parts of single files are compared when they are loaded."""
-    mine, yours = first.pieces.get(part), other.pieces.get(part)
-    if mine is not None and mine == yours and mine.origin == FILE and first.file is not None and first.file == other.file:
-        return True
-    mine, yours = first.place(part), other.place(part)
-    return mine is not None and yours is not None and same_component(mine, yours)
-
-
-def same_component(first: Path, second: Path) -> bool:
-    """Whether two component folders hold the same files: JSON equal but for notes of how it was saved, the rest byte by byte."""
-    if first.resolve() == second.resolve():
-        return True
-    if not (first.is_dir() and second.is_dir()):
-        return False
-    mine, yours = ({path.relative_to(folder): path for path in weight_files(folder, *HASHED)} for folder in (first, second))
-    return {*mine} == {*yours} and all(_same_file(mine[name], yours[name]) for name in mine)
-
-
-def _same_file(first: Path, second: Path) -> bool:
-    if first.resolve() == second.resolve():
-        return True
-    if first.suffix == ".json":
-        said = [{key: value for key, value in read_json(path, path.parent.name).items() if not (key.startswith("_") or key in NOTES)}
-                for path in (first, second)]  # fmt: skip
-        return said[0] == said[1]
-    return filecmp.cmp(first, second, shallow=False)

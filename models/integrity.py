@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -45,13 +45,24 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): file_hash(path) for path in weight_files(folder, *HASHED)}
 
 
-def refuse_pickles(folder: Path, name: str) -> None:
-    """Raise ModelError when `folder` holds pickled weights: reading one can run any program hidden in it."""
-    pickles = weight_files(folder, *PICKLES)
-    if pickles:
-        shown = pickles[0].name if folder.is_file() else pickles[0].relative_to(folder).as_posix()
-        raise ModelError(f"'{name}' holds pickled weights ({shown}), which can run any program when read: "
-                         "convert the model to safetensors and remove the pickle")  # fmt: skip
+def refuse_pickles(place: Path, name: str, parts: Iterable[str] = ("",)) -> None:
+    """Raise ModelError when `place`, a file or a folder, has nothing but pickled weights in one of its `parts` (`""`: all of it).
+
+    Reading one can run any program hidden in it. Pickles beside safetensors are left alone, and never read (`ignored_pickles`).
+    """
+    for part in parts:
+        pickles = weight_files(place / part, *PICKLES) if (place / part).exists() else []
+        if pickles and not weight_files(place / part, ".safetensors"):
+            shown = pickles[0].name if place.is_file() else pickles[0].relative_to(place).as_posix()
+            raise ModelError(f"'{name}' holds pickled weights only ({shown}), which can run any program when read: "
+                             "convert it to safetensors, or choose a safetensors version of it")  # fmt: skip
+
+
+def ignored_pickles(folder: Path) -> tuple[str, ...]:
+    """What to know of pickles that lie in a folder beside what is read, one sentence; none where there are none."""
+    found = [path.relative_to(folder).as_posix() for path in weight_files(folder, *PICKLES)] if folder.is_dir() else []
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (f"pickled files lie beside its safetensors weights and are never read ({found[0]}{more})",) if found else ()
 
 
 def verify_hashes(folder: Path, hashes: Mapping[str, str], name: str) -> None:
@@ -94,11 +105,9 @@ def full_header(path: Path, name: str) -> Header:
         raise ModelError(f"'{name}': {error}") from error
 
 
-def readers(folder: Path, keep: tuple[str, ...], name: str) -> Readers:
-    """`{tensor: how to read it}` of the weights in a folder whose names start with one of `keep`. Raises ModelError when there are none."""
-    places = {key: path for path in weight_files(folder, ".safetensors") for key in header(path, name) if key.startswith(keep)}
-    if not places:
-        raise ModelError(f"'{name}': the weights of {folder.name}/ are missing: download the model again")
+def readers(files: Sequence[Path], keep: tuple[str, ...], name: str) -> Readers:
+    """`{tensor: how to read it}` of the weights in files whose names start with one of `keep`."""
+    places = {key: path for path in files for key in header(path, name) if key.startswith(keep)}
 
     def reader(key: str) -> Callable[[], torch.Tensor]:
         def read() -> torch.Tensor:

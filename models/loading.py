@@ -19,9 +19,11 @@ from .checkpoint import detect
 from .ensemble import Ensemble, Member, Switch
 from .errors import ModelError
 from .families import check_size, pixel_size
-from .inspection import Description, check_adapter, check_files, describe, describe_file, refuse_families, refuse_unfusable, same_part
-from .integrity import ADAPTER, refuse_not_finite, verify_hashes
+from .fusable import fusable, refuse_families, same_part
+from .inspection import Description, check_adapter, check_files, describe, describe_file
+from .integrity import ADAPTER, ignored_pickles, refuse_not_finite, verify_hashes
 from .noise import NoisePath
+from .parts import left_out
 from .pieces import COMPANION
 from .placement import MemoryPlan, choose_device, choose_dtype, fixed_by, plan_memory, refuse_compile
 from .prediction import settle_prediction
@@ -60,9 +62,8 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     for i, card in enumerate(cards):
         tell(i, steps, f"Looking at {card.title}")
         models.append(look(card))
-    refuse_unfusable(models, size)
-    models = [_complete(model) for model in models]
-    refuse_unfusable(models, size)  # again, with the autoencoders of single files that were on the hub
+    models = [_complete(model) for model in fusable(models, size)]
+    models = fusable(models, size)  # again, with the autoencoders of single files that were on the hub
     if isinstance(memory, MemoryPlan):
         plan = replace(memory, adapters="merge" if compile else memory.adapters if lora == "auto" else lora)
     else:
@@ -86,7 +87,7 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
 
 def look(card: ModelCard) -> Description:
     """What a card's small files and headers say, with the commits that will be used. Fetches no large file."""
-    card = sources.pinned(card)
+    card, warnings = sources.pinned(card)
     adapter = sources.adapter_file(card)
     if card.is_file:
         header, name, path = sources.header_of(card)
@@ -95,7 +96,8 @@ def look(card: ModelCard) -> Description:
     else:
         model = describe(card, sources.small_files(card), adapter)
     check_adapter(model)
-    return model
+    beside = ignored_pickles(local_path(card.adapter)) if card.adapter else ()
+    return replace(model, warnings=(*model.warnings, *warnings, *beside))
 
 
 def _unique(titles: list[str]) -> list[str]:
@@ -106,7 +108,7 @@ def _unique(titles: list[str]) -> list[str]:
 def _complete(model: Description) -> Description:
     """All files present, undamaged and as the card describes them."""
     if model.checkpoint is None:
-        model = replace(model, folder=sources.all_files(model.card, model.pipeline_class))
+        model = replace(model, folder=sources.all_files(model.card, model.pipeline_class, model.folder))
     else:
         wanted = [part for part, piece in model.pieces.items() if piece.origin == COMPANION]
         model = replace(model, file=sources.whole_file(model.card), folder=sources.companion_files(model.card, wanted))
@@ -147,20 +149,21 @@ class _Loader:
     def member(self, model: Description, name: str) -> Member:
         base = self.bases.get(model.key) or self._load(model)
         cls = pipeline_class(model)
+        said = model.warnings + base.warnings
         if model.adapter is None:
-            return Member(name, model.card, base.noise, base.network, base.components, cls, None, base.switch, base.warnings)
-        attach = partial(_quietly, add_adapter, base.components, base.network, model.family, model.adapter, model.name)
+            return Member(name, model.card, base.noise, base.network, base.components, cls, None, base.switch, said)
+        attach = partial(_without_bars()(add_adapter), base.components, base.network, model.family, model.adapter, model.name)
         if base.switch is None:
-            network, components, said = attach("merged", merge=True)
+            network, components, more = attach("merged", merge=True)
             refuse_not_finite(network, model.name, model.family.slot)
-            return Member(name, model.card, base.noise, network, components, cls, warnings=base.warnings + said)
+            return Member(name, model.card, base.noise, network, components, cls, warnings=said + more)
         if model.adapter not in base.adapters:
             adapter = f"member_{len(base.adapters)}"
-            network, components, said = attach(adapter, merge=False)
+            network, components, more = attach(adapter, merge=False)
             refuse_not_finite(network, model.name, "adapter")
-            base.adapters[model.adapter] = adapter if _has_adapter(network, adapter) else None, components, said
-        adapter, components, said = base.adapters[model.adapter]
-        return Member(name, model.card, base.noise, base.network, components, cls, adapter, base.switch, base.warnings + said)
+            base.adapters[model.adapter] = adapter if _has_adapter(network, adapter) else None, components, more
+        adapter, components, more = base.adapters[model.adapter]
+        return Member(name, model.card, base.noise, base.network, components, cls, adapter, base.switch, said + more)
 
     def _load(self, model: Description) -> _Base:
         """The model's pipeline, taking over every part that an earlier one already holds."""
@@ -190,7 +193,7 @@ class _Loader:
         options = {name: value for name, value in pipeline.config.items() if not name.startswith("_") and name not in pipeline.components}
         components = {**options, **{part: value for part, value in pipeline.components.items() if part != model.family.slot}}
         noise = NoisePath.from_scheduler(pipeline.scheduler, model.family.time_scale)
-        base = _Base(model, components, network, noise, warnings=model.warnings + warnings)
+        base = _Base(model, components, network, noise, warnings=warnings)
         adapters = {other.adapter for other in self.models if other.adapter and other.key == model.key}
         if adapters and self.plan.adapters == "switch":
             base.switch = Switch(network)
@@ -198,8 +201,9 @@ class _Loader:
         return base
 
     def _from_folder(self, model: Description, shared: dict[str, object]) -> tuple[object, tuple[str, ...]]:
-        pipeline = pipeline_class(model).from_pretrained(
-            str(model.folder), dtype=self.dtype, use_safetensors=True, local_files_only=True, **shared)  # fmt: skip
+        cls = pipeline_class(model)
+        pipeline = cls.from_pretrained(str(model.folder), dtype=self.dtype, use_safetensors=True, local_files_only=True,
+                                       variant=model.variant, **left_out(cls), **shared)  # fmt: skip
         if model.card.prediction is not None:
             prediction = model.scheduler["prediction_type"]
             pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, prediction_type=prediction)
@@ -226,11 +230,6 @@ class _Loader:
 def _has_adapter(network: nn.Module, adapter: str) -> bool:
     """Whether the adapter changes the network itself, not text encoders alone."""
     return adapter in getattr(network, "peft_config", {})
-
-
-def _quietly(load: Callable, *args: object, **more: object) -> object:
-    with _without_bars():
-        return load(*args, **more)
 
 
 @contextmanager

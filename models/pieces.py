@@ -20,6 +20,7 @@ from .checkpoint_names import Source, sources, unasked
 from .clip_tokenizer import clip_tokenizer
 from .errors import ModelError
 from .integrity import read_json
+from .parts import variant_in
 
 FILE, BUILT, COMPANION = "file", "built", "companion"
 
@@ -231,7 +232,8 @@ def load(file: Checkpoint, path: Path, companion: Path | None, pieces: Mapping[s
             parts[part] = built_tokenizer(piece.config["clip"])
         else:
             typed = {"dtype": dtype} if "config" in vars(class_of(piece)) or issubclass(class_of(piece), nn.Module) else {}
-            safe = {"use_safetensors": True} if issubclass(class_of(piece), nn.Module) else {}
+            network = issubclass(class_of(piece), nn.Module)
+            safe = {"use_safetensors": True, "variant": variant_in(companion, [part], companion.name)} if network else {}
             parts[part] = class_of(piece).from_pretrained(str(companion / part), local_files_only=True, **typed, **safe)
     return parts, notes
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .inspection import Description, same_part
-from .integrity import full_header, weight_files
+from .fusable import same_part
+from .inspection import Description
+from .integrity import full_header
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,11 @@ class Sizes:
 
 
 def _numbers(model: Description, part: str) -> int:
-    """Parameters of one part; each is counted once where a folder holds it in two precisions."""
+    """Parameters of one part."""
     if part not in model.parts:
         return 0
-    if place := model.place(part):
-        tensors = {name: tensor for file in weight_files(place, ".safetensors")
-                   for name, tensor in full_header(file, model.name).tensors.items()}  # fmt: skip
+    if model.place(part):
+        tensors = {name: tensor for file in model.weights(part) for name, tensor in full_header(file, model.name).tensors.items()}
     elif model.checkpoint is not None and part in model.checkpoint.held:
         held = model.checkpoint.header.tensors
         tensors = {key: held[key] for key in model.checkpoint.keys(part).values()}

@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .card import COMMIT, ModelCard, hub_file, is_hub_id, local_path
 from .checkpoint import detect
-from .errors import ModelError
+from .errors import ModelError, Unreached
 from .families import family_of
 from .headers import Header
-from .hub import explained, listing, refuse_unreadable, remote_header
+from .hub import cached_commits, explained, listing, refuse_unreadable, remote_header
 from .integrity import full_header, read_json, refuse_pickles, weight_files
+from .parts import LEFT_OUT, left_out, parts_of, variant_in
 
 SMALL = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "vae/diffusion_pytorch_model.safetensors"]
+UNUSED = [f"{part}/*" for part in LEFT_OUT]
+USUAL = "pytorch_lora_weights.safetensors"  # what trainers call a LoRA
 
 
-def pin(source: str, revision: str | None) -> str:
-    """The commit to use: the given one, or the hub's current one."""
+def pin(source: str, revision: str | None) -> tuple[str, tuple[str, ...]]:
+    """`(commit, warnings)`: the given commit, or the hub's current one; where it does not answer, the one that is here, and so said."""
     if revision is not None and COMMIT.fullmatch(revision):
-        return revision
+        return revision, ()
     from huggingface_hub import HfApi
 
-    with explained(source, revision):
-        return HfApi().model_info(source, revision=revision).sha
+    try:
+        with explained(source, revision):
+            return HfApi().model_info(source, revision=revision).sha, ()
+    except Unreached as error:
+        held = cached_commits(source) if revision is None else []
+        if not held:
+            raise
+        if len(held) > 1:
+            raise Unreached(f"the hub does not answer, and of '{source}' several versions are here: name one, as "
+                            f"{' or '.join(f'{source}@{commit}' for commit in held)}") from error  # fmt: skip
+        return held[0], (f"the hub does not answer, so the version of {source} that is here is used, commit {held[0]}",)
 
 
-def hub_family(source: str, revision: str | None = None, prediction: str | None = None) -> tuple[str, str]:
-    """`(family, commit)` of a hub model, from its model_index.json or, for one file, its header alone."""
-    if place := hub_file(source):
-        commit = pin(place[0], revision)
-        return detect(remote_header(*place, commit), place[1], prediction=prediction).family.name, commit
+def hub_family(source: str, revision: str | None = None, prediction: str | None = None) -> tuple[str, str | None]:
+    """`(family, commit)` of a hub model, from its model_index.json or, for one file, its header alone.
+
+    No commit where the hub does not answer: loading asks it again, and warns.
+    """
+    place = hub_file(source)
+    commit, warnings = pin(place[0] if place else source, revision)
+    fixed = None if warnings else commit
+    if place:
+        return detect(remote_header(*place, commit), place[1], prediction=prediction).family.name, fixed
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    commit = pin(source, revision)
     with explained(source, commit):
         try:
             index = hf_hub_download(source, "model_index.json", revision=commit)
         except EntryNotFoundError:
             raise ModelError(_no_index(source, commit)) from None
-    return family_of(str(read_json(Path(index), source).get("_class_name"))).name, commit
+    return family_of(str(read_json(Path(index), source).get("_class_name"))).name, fixed
 
 
 def _no_index(source: str, commit: str) -> str:
@@ -50,17 +67,23 @@ def _no_index(source: str, commit: str) -> str:
     return f"'{source}' is not a diffusers model (no model_index.json): {cure}"
 
 
-def pinned(card: ModelCard) -> ModelCard:
-    """The card with the commits that will be used, so that what was loaded can be loaded again."""
+def pinned(card: ModelCard) -> tuple[ModelCard, tuple[str, ...]]:
+    """`(card, warnings)`: the card with the commits that will be used, so that what was loaded can be loaded again."""
+    said: list[tuple[str, ...]] = []
+
+    def commit(source: str, revision: str | None) -> str:
+        found, warnings = pin(source, revision)
+        said.append(warnings)
+        return found
+
     if card.is_hub:
-        card = replace(card, revision=pin((hub_file(card.source) or (card.source,))[0], card.revision))
+        card = replace(card, revision=commit((hub_file(card.source) or (card.source,))[0], card.revision))
     if card.adapter and is_hub_id(_repository(card.adapter)[0]):
-        card = replace(card, adapter_revision=pin(_repository(card.adapter)[0], card.adapter_revision))
-    if card.components:
-        source, _, revision = card.components.partition("@")
-        if is_hub_id(source):
-            card = replace(card, components=f"{source}@{pin(source, revision or None)}")
-    return card
+        card = replace(card, adapter_revision=commit(_repository(card.adapter)[0], card.adapter_revision))
+    if card.companion and is_hub_id(card.companion[0]):
+        source, revision = card.companion
+        card = replace(card, components=f"{source}@{commit(source, revision)}")
+    return card, tuple(dict.fromkeys(sum(said, ())))
 
 
 # ------------------------------------------------------------------------------------------------ diffusers folders
@@ -72,40 +95,52 @@ def small_files(card: ModelCard) -> Path:
 
 def _small(source: str, revision: str | None, title: str) -> Path:
     if not is_hub_id(source):
-        folder = local_path(source)
-        if folder.is_dir():
-            refuse_pickles(folder, title)
-        return folder
+        return local_path(source)
     from huggingface_hub import snapshot_download
 
+    fetch = lambda files: Path(snapshot_download(source, revision=revision, allow_patterns=files, ignore_patterns=UNUSED))  # noqa: E731
     with explained(source, revision):
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=SMALL))
+        folder = fetch(SMALL)
     index = folder / "model_index.json"
-    if index.is_file() and not _complete(folder, index, title):
-        refuse_unreadable(listing(source, revision), _parts(index, title), title)
+    if not index.is_file() or _complete(folder, parts := parts_of(read_json(index, title))):
+        return folder
+    held = listing(source, revision)
+    refuse_unreadable(held, parts, title)
+    autoencoder = held.weights("vae", held.variant(parts))
+    if not all((folder / path).is_file() for path in autoencoder):  # in shards, or in a variant
+        with explained(source, revision):
+            fetch([*autoencoder])
     return folder
 
 
-def _parts(index: Path, title: str) -> list[str]:
-    """The parts of a pipeline that have weights or configurations."""
-    return [part for part, value in read_json(index, title).items() if isinstance(value, list) and len(value) == 2 and value[1] is not None]
-
-
-def _complete(folder: Path, index: Path, title: str) -> bool:
+def _complete(folder: Path, parts: Iterable[str]) -> bool:
     """Whether every part is here already, so that nothing needs to be asked, and no connection is needed."""
-    networks = [folder / part for part in _parts(index, title) if (folder / part / "config.json").is_file()]
-    return all(weight_files(place, ".safetensors") for place in networks)
+    return all(weight_files(folder / part, ".safetensors") for part in parts if (folder / part / "config.json").is_file())
 
 
-def all_files(card: ModelCard, pipeline_class: str) -> Path:
-    """The folder with everything a pipeline loads, safetensors only."""
+def all_files(card: ModelCard, pipeline_class: str, folder: Path) -> Path:
+    """The folder with everything a pipeline loads, safetensors only. folder: that of `small_files`."""
     if not is_hub_id(card.source):
-        return local_path(card.source)
+        return folder
     import diffusers
 
+    variant = _variant(card, folder)
     with explained(card.source, card.revision):
         cls = getattr(diffusers, pipeline_class)
-        return Path(cls.download(card.source, revision=card.revision, use_safetensors=True, trust_remote_code=False))
+        return Path(cls.download(card.source, revision=card.revision, use_safetensors=True, trust_remote_code=False, variant=variant,
+                                 **left_out(cls)))  # fmt: skip
+
+
+def _variant(card: ModelCard, folder: Path) -> str | None:
+    """The variant to fetch: what the repository needs, or, where it cannot be asked, the one that is here."""
+    parts = parts_of(read_json(folder / "model_index.json", card.title))
+    here = variant_in(folder, parts, card.title)
+    if here is None and _complete(folder, parts):
+        return None
+    try:
+        return listing(card.source, card.revision).variant(parts)
+    except Unreached:
+        return here
 
 
 # ------------------------------------------------------------------------------------------------ single files
@@ -133,23 +168,24 @@ def whole_file(card: ModelCard) -> Path:
 
 def companion(card: ModelCard) -> Path | None:
     """The folder with the configurations and tokenizers of a card's companion model; None without one."""
-    if card.components is None:
+    if card.companion is None:
         return None
-    source, _, revision = card.components.partition("@")
-    return _small(source, revision or None, f"{card.title}: {source}")
+    source, revision = card.companion
+    return _small(source, revision, f"{card.title}: {source}")
 
 
 def companion_files(card: ModelCard, parts: list[str]) -> Path | None:
     """The same with the weights of these parts."""
-    if card.components is None:
+    if card.companion is None:
         return None
-    source, _, revision = card.components.partition("@")
+    source, revision = card.companion
     if not is_hub_id(source):
         return local_path(source)
     from huggingface_hub import snapshot_download
 
-    held = listing(source, revision or None)
-    files = [path for part in parts for path in (*held.weights(part), f"{part}/*.json", f"{part}/*.txt", f"{part}/*.model")]
+    held = listing(source, revision)
+    variant = held.variant(parts)
+    files = [path for part in parts for path in (*held.weights(part, variant), f"{part}/*.json", f"{part}/*.txt", f"{part}/*.model")]
     with explained(source, revision):
         return Path(snapshot_download(source, revision=held.commit, allow_patterns=["model_index.json", "scheduler/*.json", *files]))
 
@@ -180,8 +216,17 @@ def adapter_file(card: ModelCard) -> Path | None:
     else:
         refuse_pickles(path, card.title)
     found = [path / wanted] if wanted else weight_files(path, ".safetensors")
-    usual = [file for file in found if file.name == "pytorch_lora_weights.safetensors"]
-    if len(usual or found) != 1:
-        held = ", ".join(file.name for file in found) or "none"
-        raise ModelError(f"'{card.title}': the adapter must be one safetensors file, {card.adapter} holds {held}: name the file itself")
-    return (usual or found)[0]
+    return one_adapter(found, card.adapter)
+
+
+def one_adapter(files: Sequence[PurePath], adapter: str) -> PurePath:
+    """The one file of an adapter: the usual name wins, then the folder nearest to the top (checkpoints of a training lie below it).
+
+    Raises ModelError where that leaves several, or there is none.
+    """
+    best = [file for file in files if file.name == USUAL] or list(files)
+    best = [file for file in best if len(file.parts) == min(len(other.parts) for other in best)]
+    if len(best) != 1:
+        held = ", ".join(file.name for file in best) or "none"
+        raise ModelError(f"the adapter must be one safetensors file, {adapter} holds {held}: name the file itself")
+    return best[0]

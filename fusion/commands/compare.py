@@ -39,7 +39,7 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Fit on one part of the target, run the methods, weigh them on the other part. ValueError for what cannot be used, before any work."""
-    from fusion.commands.shared import check_levels, ensemble_of, fitted, told
+    from fusion.commands.shared import check_levels, ensemble_of, fitted, guided, told
     from fusion.evaluation import compare
     from fusion.evaluation.compare import chosen
     from fusion.evaluation.report import ENDINGS
@@ -52,8 +52,8 @@ def run(args, *, progress, stop):
     check_levels(args)
     ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
     found = fitted(args, ensemble, pictures, captions, progress, stop)
-    methods = chosen(ensemble, args.methods)
-    _say_prices(ensemble, methods, found, plan)
+    methods, plan = chosen(ensemble, args.methods), guided(args, plan, ensemble)
+    _say_prices(args, ensemble, methods, found, plan)
     held_out, measured = _measured(args, ensemble, held, progress, stop)
     known = _known_population(args.target)
     report = compare(
@@ -66,9 +66,10 @@ def run(args, *, progress, stop):
 
 def _plan(args, captions: list[str]):
     """What every method draws: the typed prompts, else the held-out images' own, in turn. ValueError for settings out of range."""
+    from fusion.commands.shared import guidance_of
     from fusion.methods import SamplingPlan
 
-    guidance = 1.0 if args.guidance is None else args.guidance
+    guidance = guidance_of(args)
     prompts = args.prompt or sorted(set(captions))
     plan = SamplingPlan(
         [prompts[i % len(prompts)] for i in range(args.count)], range(args.seed, args.seed + args.count), args.steps or 20, guidance,
@@ -78,12 +79,12 @@ def _plan(args, captions: list[str]):
     return plan
 
 
-def _say_prices(ensemble, methods, fit, plan) -> None:
+def _say_prices(args, ensemble, methods, fit, plan) -> None:
     """What every method costs, before any of them runs."""
-    from fusion.commands.shared import priced, say
+    from fusion.commands.shared import at_guidance, priced, say
     from fusion.methods import MethodError
 
-    say(f"{len(plan.jobs)} images a method:")
+    say(f"{len(plan.jobs)} images a method {at_guidance(args, plan)}:")
     for method in methods.values():
         try:
             say(f"  {method.title}: {priced(method.cost(ensemble, fit, plan))}")

@@ -24,11 +24,11 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Look at the model. Raises ModelError when there is none; what speaks against using it is part of the answer."""
+    from models.catalog import split_model
     from models.details import describe
 
-    base, _, adapter = args.model.partition("+")
-    source, _, revision = base.partition("@")
-    found = describe(source, adapter or None, revision or None, family=args.family, prediction=args.prediction, components=args.components)
+    source, revision, adapter = split_model(args.model)
+    found = describe(source, adapter, revision, family=args.family, prediction=args.prediction, components=args.components)
     return found.to_dict(), told(found)
 
 

@@ -91,7 +91,7 @@ def _recipe(ensemble, found):
     from fusion.recipe import Recipe
 
     prompts = sorted(set(found.gram.prompts))[:64]
-    plan = SamplingPlan(prompts, range(len(prompts)))
+    plan = SamplingPlan(prompts, range(len(prompts)), guidance=ensemble.guidance)
     if found.calibrated is not None:
         return Recipe.of(ensemble, "mixture", plan, found.calibrated.as_weights(), metrics=found.summary())
     return Recipe.of(ensemble, "scorefusion", plan, found.published.as_weights(), metrics=found.summary())

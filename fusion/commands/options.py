@@ -90,7 +90,8 @@ def drawing(command: ArgumentParser, recipe: bool = True) -> None:
     """How images are drawn. recipe: whether the command may take a recipe, which then says what was not typed."""
     first = "the recipe's, else " if recipe else ""
     command.add_argument("--steps", type=positive, metavar="N", help=f"sampling steps (default: {first}20)")
-    command.add_argument("--guidance", type=strength, metavar="G", help=f"pull of the prompt (default: {first}1: none added)")
+    command.add_argument("--guidance", type=strength, metavar="G", help=f"pull of the prompt, 1 for none (default: {first}what the first "
+                         "model is meant for: its card's, or usual for its kind, as 7.5 for Stable Diffusion)")  # fmt: skip
     command.add_argument("--guidance-interval", nargs=2, type=float, metavar=("A", "B"),
                          help=f"guide only between these shares of the steps, 0 for noise and 1 for the image (default: {first}all): "
                               "0.2 0.8 saves two fifths of what guidance costs")  # fmt: skip

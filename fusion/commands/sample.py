@@ -41,7 +41,7 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Draw images and write each batch, with recipes inside, as soon as it is there; a run that was cut short goes on where it was."""
-    from fusion.commands.shared import priced, say
+    from fusion.commands.shared import at_guidance, guided, priced, say
     from fusion.methods.plan import Part
     from fusion.parallel import together
     from fusion.recipe import Recipe
@@ -53,7 +53,8 @@ def run(args, *, progress, stop):
     wanted, folder = len(plan.jobs), options.folder(args.out)
     with together(args.device) as team:
         ensemble = _ensemble(args, recipe, progress)
-        say(f"{wanted} images, {priced(METHODS[method].cost(ensemble, None, plan))}")
+        plan = plan if recipe else guided(args, plan, ensemble)
+        say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
         if plan.trained is not None and team.first:
             plan.trained.save_in(folder)  # what the recipes inside the images refer to lies beside them
         diary = Diary.of(folder, ensemble, method, plan, picture)
@@ -78,6 +79,7 @@ def _asked(args, recipe):
     that cannot be drawn with: no model need be loaded to know that."""
     import numpy as np
 
+    from fusion.commands.shared import guidance_of
     from fusion.methods.drawing import weights_for
 
     own = args.weights and np.array(args.weights)
@@ -100,7 +102,8 @@ def _asked(args, recipe):
         grid = SamplingPlan.grid(prompts, range(first, first + count))
         changes |= {"prompts": grid.prompts, "seeds": grid.seeds}
     if args.guidance_interval is not None:
-        changes["guidance_interval"] = options.interval(args.guidance_interval, changes.get("guidance", plan.guidance))
+        given = changes.get("guidance", plan.guidance) if recipe else guidance_of(args)
+        changes["guidance_interval"] = options.interval(args.guidance_interval, given)
     return method, replace(plan, **changes), picture
 
 

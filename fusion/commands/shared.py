@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusion.calibration import Calibration, calibrate
+from fusion.commands.options import interval
 from fusion.fitting import Fit, fit_all
 from fusion.images import Intake, read_folder
-from fusion.methods import Cost
+from fusion.methods import Cost, SamplingPlan
 from fusion.objective import fit_gram
 from fusion.parallel import ALONE, Team, started
 from fusion.target import Target
 from models.catalog import REPOSITORY, ModelCard, typed_card
-from models.inspection import refuse_families
+from models.fusable import refuse_families
 from models.loading import load_ensemble
 
 WORTH_SAYING = 10_000_000  # bytes of a download
@@ -64,6 +65,23 @@ def announce(cards: Sequence[ModelCard]) -> None:
             needs = ", ".join(f"{amount(size)} of memory in {precision}" for precision, size in found.memory.items())
             gate = " (to be accepted on its page first)" if found.gated else ""
             say(f"{card.title}: {found.kind}, {amount(left)} to fetch, {needs}; licence: {found.licence}{gate}")
+
+
+def guidance_of(args) -> float:
+    """The guidance that was typed, else what the first model's card says: before it is loaded."""
+    return cards_of(args.models[:1])[0].usual_guidance if args.guidance is None else args.guidance
+
+
+def guided(args, plan: SamplingPlan, ensemble) -> SamplingPlan:
+    """The plan with the guidance of the loaded models where none was typed. Raises ValueError for an interval in which none acts."""
+    guidance = ensemble.guidance if args.guidance is None else args.guidance
+    return plan.with_(guidance=guidance, guidance_interval=interval(args.guidance_interval, guidance))
+
+
+def at_guidance(args, plan: SamplingPlan) -> str:
+    """The guidance of a plan in words, and whose it is."""
+    whose = "" if args.guidance is not None else ", the models' own" if not getattr(args, "recipe", None) else ", the recipe's"
+    return f"at guidance {plan.guidance:g}{whose}"
 
 
 def priced(cost: Cost) -> str:

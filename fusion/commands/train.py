@@ -54,7 +54,7 @@ def run(args, *, progress, stop):
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     found = found if code is None else replace(found, trained={**found.trained, SHARED: code})
     prompts = sorted(set(captions))[:64]
-    plan = SamplingPlan(prompts, range(len(prompts)), progress=progress, stop=stop)
+    plan = SamplingPlan(prompts, range(len(prompts)), guidance=ensemble.guidance, progress=progress, stop=stop)
     method = METHODS[args.method]
     say(f"Training takes about {method.cost(ensemble, found, plan).training_seconds:.0f} s on this machine")
     if args.method in SHARING:  # what the models share is diagnosed before it is built on

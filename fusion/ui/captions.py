@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from . import engine, models_section, state, texts
+from . import models_section, reading, state, texts
 
 MOSTLY = 0.8  # of pictures dropped together must be read with certainty: the probe knows portraits only and is sometimes sure of others
 
@@ -17,12 +17,11 @@ MOSTLY = 0.8  # of pictures dropped together must be read with certainty: the pr
 def proposed(session, images: Sequence) -> list[str]:
     """A caption for each picture, "" where none can be proposed."""
     cards = models_section.chosen(session)
-    if not images or not engine.has_probe() or not cards or any(card.population is None for card in cards):
+    if not images or not reading.available() or not cards or any(card.population is None for card in cards):
         return [""] * len(images)
     from models.portraits.population import caption
-    from models.portraits.probe import professions
 
-    found = professions(images)
+    found = reading.professions(images)
     if sum(one is not None for one in found) < MOSTLY * len(found):
         return [""] * len(found)
     return [caption(one) if one else "" for one in found]

@@ -104,7 +104,7 @@ def lines(
     names: Sequence[str], xs: Sequence[float], series, *, x_title: str, y_title: str, label: str, emphasis: Sequence[str] = ()
 ) -> str:
     """Curves over noise levels, `series (K, L)`; a colour, a dash and a marker each."""
-    width, height, left, bottom, top = 720, 330, 66, 56, 40
+    width, height, left, bottom, top = 720, 340, 66, 56, 50
     marked, places = ticks(min(min(s) for s in series), max(max(s) for s in series))
     low, high = marked[0], marked[-1]
     x0, x1 = min(xs), max(xs)

@@ -22,7 +22,7 @@ DEFAULT_MODELS = ("portraits/harbor", "portraits/summit", "portraits/meadow", "p
 KEPT_ENSEMBLES = 2
 KEPT_ANSWERS = {True: 64 * 2**20, False: 2 * 2**30}  # hosted? -> bytes of a visitor's folder for what the models said
 
-_lock = threading.Lock()
+loading = threading.Lock()  # held while libraries are imported, and patched for every thread: two at once find them half made
 _ensembles: OrderedDict[tuple, object] = OrderedDict()
 
 
@@ -74,7 +74,7 @@ def ensemble(chosen: Iterable, progress=None):
     chosen = tuple(chosen)
     hosting.check(models=chosen)
     key = key_of(chosen)
-    with _lock:  # held while libraries are imported, too: imported by two threads at once, peft finds itself half made
+    with loading:
         from models.loading import load_ensemble
 
         if key not in _ensembles:
@@ -225,42 +225,10 @@ def hosted() -> bool:
     return hosting.hosted()
 
 
-def has_probe() -> bool:
-    return (ASSETS / "models" / "portraits" / "probe.safetensors").is_file()
-
-
 def open_images(paths) -> list:
     from PIL import Image
 
     return [Image.open(p).convert("RGB") for p in paths]
-
-
-def audit(groups) -> list[dict]:
-    """Population of each `(name, images)` as the probe reads it; its distance to the first group's, and what chance alone gives."""
-    with _lock:  # libraries are imported, and patched for every thread, while a model is loaded: the probe must not be built meanwhile
-        from fusion.evaluation.population import cells, distance_of_counts
-        from models.portraits import probe
-        from models.portraits.population import PRESENTATIONS, TONES
-
-        probe.load()
-
-    counts = [(name, cells(images)) for name, images in groups]
-    target = counts[0][1]
-    found = [distance_of_counts(c, target, known=False) for _, c in counts]
-    return [
-        {
-            "name": name,
-            "count": int(c.sum()),
-            "table": (c / c.sum()).reshape(3, 6),
-            "rows": list(PRESENTATIONS),
-            "columns": list(TONES),
-            "distance": f.value,
-            "low": f.low,
-            "high": f.high,
-            "floor": f.floor,
-        }
-        for (name, c), f in zip(counts, found)
-    ]
 
 
 def with_matched_weights(result, stored: dict):

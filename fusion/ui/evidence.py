@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from . import charts, engine, models_section, state
+from . import charts, engine, models_section, reading, state
 
 TABS = ("level", "explains", "correlation", "metrics", "population")
 
@@ -150,13 +150,13 @@ def _measured(session) -> str:
 def _audited(session, groups: list[tuple[str, list[str]]]) -> list[dict]:
     """The probe's reading of these files; kept, since every event draws the page anew."""
     if session.audit is None or session.audit[0] != groups:
-        session.audit = (groups, engine.audit([(name, engine.open_images(paths)) for name, paths in groups]))
+        session.audit = (groups, reading.audit([(name, engine.open_images(paths)) for name, paths in groups]))
     return session.audit[1]
 
 
 def _population(session) -> str:
     """Counts of what the probe reads: target, and every column of the grid. Portraits only: elsewhere there is no probe."""
-    if not all(c.id.startswith("portraits/") for c in models_section.chosen(session)) or not engine.has_probe():
+    if not all(c.id.startswith("portraits/") for c in models_section.chosen(session)) or not reading.available():
         return f'<p class="soft">{session.say("evidence.no_probe")}</p>'
     groups = [("evidence.target", [p.path for p in session.pictures])]
     groups += [(f"method.{c.method}", [s.path for s in c.shots.values()]) for c in session.columns if c.shots]

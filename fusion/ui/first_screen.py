@@ -12,6 +12,8 @@ from html import escape
 
 import numpy as np
 
+from fusion.fitting import WIDE
+
 from . import charts, engine, fit, state, texts
 from .panel import notes
 
@@ -141,7 +143,7 @@ def _distance_sentence(session, data: dict) -> str:
 def _honesty(session, data: dict) -> str:
     width = max(high - low for low, high in data["interval"])
     parts = [session.say("hero.interval")]
-    if width > 0.5:
+    if width > WIDE:
         parts.append(session.say("fit.undecided"))
     if data["outside"]:
         parts.append(session.say("fit.outside", p="< 0.001" if data["p_value"] < 0.001 else f"= {data['p_value']:.3f}"))

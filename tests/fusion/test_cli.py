@@ -97,7 +97,7 @@ def test_fit_then_sample_then_the_same_image_again(capsys, models, pictures, tmp
                          "--gram", gram, "--device", "cpu", "--json")  # fmt: skip
     result = json.loads(out)
     assert code == 0 and result["images"] == 4 and result["recipe"] == str(recipe) and "no calibration" in err
-    assert Recipe.load(recipe).method == "scorefusion" and len(ResidualGram.load(gram)) == 4
+    assert Recipe.load(recipe).method == "scorefusion" and len(ResidualGram.load(gram)) == 4 and Recipe.load(recipe).guidance == 7.5
     assert Recipe.load(recipe).metrics["published"]["members"].keys() == {"ada", "bea", "cyd"}
 
     images = tmp_path / "images"
@@ -134,7 +134,16 @@ def test_fit_with_a_calibration_drawn_now_gives_a_mixture(capsys, models, pictur
 def test_sample_from_models_and_weights(capsys, models, tmp_path):
     code, out, err = run(capsys, "sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--method", "uniform", "--prompt", "a cat",
                          "--prompt", "a dog", "--count", 1, "--steps", 1, "--out", tmp_path / "x")  # fmt: skip
-    assert code == 0 and "2 images" in out and "2 network evaluations each" in err and len(list((tmp_path / "x").iterdir())) == 2
+    assert code == 0 and "2 images" in out and len(list((tmp_path / "x").iterdir())) == 2
+    assert "2 images at guidance 7.5, the models' own, 4 network evaluations each" in err  # as is usual for Stable Diffusion
+    drawn = Recipe.load(next((tmp_path / "x").iterdir()))
+    assert drawn.guidance == 7.5
+    _, _, err = run(capsys, "sample", next((tmp_path / "x").iterdir()), "--models", *models[:2], "--out", tmp_path / "y")
+    assert "images at guidance 7.5, the recipe's, " in err
+    for typed, said in ((1, "at guidance 1, 2 network"), (3, "at guidance 3, 4 network")):
+        _, _, err = run(capsys, "sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a cat", "--method", "uniform",
+                        "--count", 1, "--steps", 1, "--guidance", typed, "--out", tmp_path / str(typed))  # fmt: skip
+        assert said in err
 
 
 def test_compare_writes_a_report(capsys, models, pictures, tmp_path):
@@ -145,8 +154,8 @@ def test_compare_writes_a_report(capsys, models, pictures, tmp_path):
     assert code == 0 and [row["method"] for row in rows] == ["single", "uniform", "matched"]
     assert len(rows[0]["samples"]) == 2 and "calibration" in rows[2]["problem"] and rows[1]["loss"]["value"] > 0
     assert "Every second one" in err and "<h1>" in (tmp_path / "r.html").read_text()
-    prices = err.split("2 images a method:")[1].splitlines()[1:4]  # said before anything was drawn
-    assert "Best single model: 1 network evaluations each" in prices[0] and ": 2 network evaluations each" in prices[1]
+    prices = err.split("2 images a method at guidance 7.5, the models' own:")[1].splitlines()[1:4]  # said before anything was drawn
+    assert "Best single model: 2 network evaluations each" in prices[0] and ": 4 network evaluations each" in prices[1]
     assert "cannot run: " in prices[2] and "calibration" in prices[2]
 
 
@@ -154,7 +163,7 @@ def test_each_model_alone_can_be_compared(capsys, models, pictures):
     code, out, err = run(capsys, "compare", "--models", *models[:2], "--target", pictures, "--caption", "a cat", "--levels", 3,
                          "--steps", 1, "--count", 2, "--methods", "single", "singles", "merge", "--json")  # fmt: skip
     rows = {row["method"]: row for row in json.loads(out)["rows"]}
-    assert code == 0 and list(rows) == ["single", "single/ada", "single/bea", "merge"] and "bea: 1 network evaluations each" in err
+    assert code == 0 and list(rows) == ["single", "single/ada", "single/bea", "merge"] and "bea: 2 network evaluations each" in err
     gains = [rows[name]["gain"]["value"] for name in ("single/ada", "single/bea")]
     assert 0.0 in gains and rows["merge"]["loss"]["value"] > 0 and rows["merge"]["gain"] is not None
     assert {sample["member"] for sample in rows["single/bea"]["samples"]} == {"bea"}
@@ -312,7 +321,7 @@ def test_a_comparison_is_refused_before_any_work(capsys, models, pictures, tmp_p
         (models[:2], ["--out", tmp_path / "r.txt"], ".html or .json"),
         (models[:2], ["--out", blocked / "x" / "r.html"], "cannot be made"),
         (models[:2], ["--seed", 2**63 - 2], "seeds must be"),
-        (models[:2], ["--guidance-interval", 0.2, 0.8], "--guidance above 1"),
+        (shipped, ["--guidance-interval", 0.2, 0.8], "--guidance above 1"),
         (models[:2], ["--calibration", tmp_path / "gone.safetensors"], "check the name"),
         (models[:2], ["--calibration", tmp_path / "broken.safetensors"], "cannot be read as a calibration"),
         (shipped, ["--levels", 2], "--levels 16"),

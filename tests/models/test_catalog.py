@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from models import catalog as module
-from models.catalog import REPOSITORY, Catalog, ModelCard, card_for, catalog, read_card
+from models.catalog import REPOSITORY, Catalog, ModelCard, card_for, catalog, read_card, typed_card
+from models.details import describe
 from models.errors import ModelError
 from models.portraits.population import MEMBER_POPULATIONS
 
@@ -108,6 +109,42 @@ def test_folder_below_an_allowed_root(tiny_cards, monkeypatch, tmp_path):
         card_for(f"{folder}/../../../../../../../../etc")
 
 
+def test_paths_are_read_from_the_working_directory_first(tiny_cards, sd_cards, monkeypatch, tmp_path):
+    base, lora = Path(tiny_cards("sd")[0].source), Path(sd_cards["lora"].adapter)
+    shutil.copytree(base, tmp_path / "shelf/owner/sd")
+    shutil.copytree(lora, tmp_path / "shelf/lora")
+    monkeypatch.chdir(tmp_path / "shelf")
+    with pytest.raises(ModelError, match="'./owner/sd' is neither a hub id .* nor below an allowed folder"):
+        card_for("./owner/sd")
+    assert typed_card("owner/sd?family=sdxl").is_hub  # a folder that may not be used is none
+    monkeypatch.setenv("SCOREFUSION_MODELS", str(tmp_path / "shelf"))
+    place = str(tmp_path / "shelf/owner/sd")
+    for typed in ("./owner/sd", "owner/sd", "../shelf/owner/sd"):
+        assert typed_card(typed).source == place == describe(typed).source.replace(typed, place)
+    assert typed_card("owner/sd+lora").adapter == str(tmp_path / "shelf/lora")
+    assert typed_card("portraits/base?template=a {prompt}").source == str(REPOSITORY / "assets/models/portraits/base")
+    assert typed_card("assets/models/portraits/base").family == "sd"  # from the repository, wherever one is
+
+
+def test_paths_may_hold_the_signs_between_models_and_options(tiny_cards, sd_cards, monkeypatch, tmp_path):
+    base, lora = Path(tiny_cards("sd")[0].source), Path(sd_cards["lora"].adapter)
+    for name in ("v2@home", "what?", "a+b", "a"):
+        shutil.copytree(base, tmp_path / name)
+    shutil.copytree(lora, tmp_path / "lo+ra@1")
+    monkeypatch.setenv("SCOREFUSION_MODELS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for typed in ("v2@home", "what?", "a+b"):
+        card = typed_card(typed)
+        assert (card.source, card.adapter, card.revision) == (str(tmp_path / typed), None, None)
+    assert typed_card("v2@home?template=old {prompt}").prompt_template == "old {prompt}"
+    both = typed_card("a+b+lo+ra@1")
+    assert (both.source, both.adapter) == (str(tmp_path / "a+b"), str(tmp_path / "lo+ra@1"))
+    assert typed_card("a+lo+ra@1").source == str(tmp_path / "a")
+    assert replace(card_for("a"), components=str(tmp_path / "v2@home")).companion == (str(tmp_path / "v2@home"), None)
+    hub = typed_card("owner/name@" + "a" * 40 + "+someone/lora?family=sd")
+    assert (hub.source, hub.revision, hub.adapter) == ("owner/name", "a" * 40, "someone/lora")
+
+
 def test_links_do_not_lead_out_of_the_root(tiny_cards, monkeypatch, tmp_path):
     monkeypatch.setenv("SCOREFUSION_MODELS", str(tmp_path))
     (tmp_path / "link").symlink_to(tiny_cards("sd")[0].source)
@@ -119,8 +156,15 @@ def test_typed_folders_with_pickles_and_single_files(tiny_cards, monkeypatch, tm
     monkeypatch.setenv("SCOREFUSION_MODELS", str(tmp_path))
     folder = tmp_path / "m"
     shutil.copytree(tiny_cards("sd")[0].source, folder)
-    (folder / "unet/old.bin").write_bytes(b"")
-    with pytest.raises(ModelError, match="'m' holds pickled weights \\(unet/old.bin\\)"):
+    (folder / "unet/diffusion_pytorch_model.bin").write_bytes(b"")
+    assert card_for(str(folder)).family == "sd"  # its safetensors are read, and the pickle is not
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="'m' holds pickled weights only \\(unet/diffusion_pytorch_model.bin\\)"):
+        card_for(str(folder))
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "v1.ckpt").write_bytes(b"")
+    with pytest.raises(ModelError, match="'m' holds pickled weights only \\(v1.ckpt\\)"):
         card_for(str(folder))
     (tmp_path / "one.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="one.safetensors is damaged"):

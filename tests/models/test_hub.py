@@ -21,7 +21,9 @@ from models.details import describe
 from models.errors import ModelError
 from models.hub import remote_header
 from models.loading import load_ensemble
+from models.parts import LEFT_OUT
 from tests.models import hub_server
+from tests.models.checker import with_checker
 from tests.models.hub_server import Repository
 from tests.models.originals import original, write
 
@@ -84,6 +86,13 @@ def same_weights(network, folder) -> bool:
 
     plain = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").state_dict()
     return all(torch.equal(value, plain[key]) for key, value in network.state_dict().items())
+
+
+def unplugged() -> None:
+    """Nobody listens from now on; put back by the fixture."""
+    constants.ENDPOINT = "http://127.0.0.1:9"
+    constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    huggingface_hub.hf_api.api.endpoint = constants.ENDPOINT
 
 
 # ------------------------------------------------------------------------------------------------ as it should be
@@ -204,10 +213,28 @@ def test_no_server(published):
 
 def test_what_is_here_loads_without_a_connection(published):
     load(card("owner/sd", revision=NEW, adapter="owner/lora", adapter_revision=NEW))
-    constants.ENDPOINT = "http://127.0.0.1:9"
-    constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
-    huggingface_hub.hf_api.api.endpoint = constants.ENDPOINT
+    unplugged()
     assert load(card("owner/sd", revision=NEW, adapter="owner/lora", adapter_revision=NEW)).names == ("owner/sd",)
+
+
+def test_what_is_here_loads_without_a_connection_and_without_its_commit(published):
+    """As typed the first time; the version is said, and a second one must be named."""
+    load(card_for("owner/sd", adapter="owner/lora"))
+    unplugged()
+    typed = card_for("owner/sd", adapter="owner/lora")
+    ensemble = load(typed)
+    assert ensemble.cards[0].revision == ensemble.cards[0].adapter_revision == NEW
+    assert ensemble.warnings == tuple(f"lora: the hub does not answer, so the version of owner/{name} that is here is used, commit {NEW}"
+                                      for name in ("sd", "lora"))  # fmt: skip
+    cache = Path(constants.HF_HUB_CACHE) / "models--owner--sd"
+    (cache / "snapshots" / OLD).mkdir()
+    with pytest.raises(ModelError, match=f"of 'owner/sd' several versions are here: name one, as owner/sd@{OLD} or owner/sd@{NEW}"):
+        card_for("owner/sd")
+    (cache / "refs").mkdir(exist_ok=True)
+    (cache / "refs/main").write_text(NEW)
+    assert load(card_for("owner/sd")).cards[0].revision == NEW
+    with pytest.raises(ModelError, match="'owner/sdxl' cannot be fetched .*check the connection, or use a local folder"):
+        card_for("owner/sdxl")
 
 
 def test_an_adapter_that_does_not_fit_is_refused_before_its_base_is_fetched(published, tmp_path):
@@ -231,13 +258,46 @@ def test_pickles_only(published, tiny_cards, tmp_path):
     assert not [name for name in published.fetched() if not name.startswith("vae/")]
 
 
+def as_variant(folder: Path, part: str, variant: str) -> None:
+    file = next((folder / part).glob("*.safetensors"))
+    file.rename(file.with_suffix(f".{variant}.safetensors"))
+
+
 def test_variants_only(published, tiny_cards, tmp_path):
+    """What there is only as a variant is loaded as it; before and after the download the same is said, and no connection is needed then."""
     folder = Path(shutil.copytree(tiny_cards("sd")[0].source, tmp_path / "half"))
-    (folder / NETWORK).rename(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    for part in ("unet", "vae"):
+        as_variant(folder, part, "fp16")
     published.repositories["owner/half"] = Repository({NEW: folder})
-    with pytest.raises(ModelError, match=r"holds its unet only as a variant \(unet/diffusion_pytorch_model.fp16.safetensors\)"):
+    before = describe("owner/half")
+    assert before.problems == () and {part.name for part in before.parts} == {"unet", "vae", "text_encoder"}
+    assert same_weights(load(card("owner/half")).members[0].network, tiny_cards("sd")[0].source)
+    names = ["text_encoder/model.safetensors", *(f"{part}/diffusion_pytorch_model.fp16.safetensors" for part in ("unet", "vae"))]
+    assert published.fetched() == names and describe("owner/half").cached == before.download
+    unplugged()
+    assert load(card("owner/half", revision=NEW)).names == ("owner/half",)
+
+
+def test_variants_that_do_not_meet(published, tiny_cards, tmp_path):
+    folder = Path(shutil.copytree(tiny_cards("sd")[0].source, tmp_path / "half"))
+    for part, variant in (("unet", "fp16"), ("text_encoder", "bf16")):
+        as_variant(folder, part, variant)
+    published.repositories["owner/half"] = Repository({NEW: folder})
+    with pytest.raises(ModelError, match=r"holds its parts in different variants only \(text_encoder: bf16; unet: fp16\)"):
         load(card("owner/half"))
     assert not [name for name in published.fetched() if not name.startswith("vae/")]
+
+
+def test_a_safety_checker_is_neither_fetched_nor_counted(published, tiny_cards, tmp_path):
+    folder = with_checker(shutil.copytree(tiny_cards("sd")[0].source, tmp_path / "checked"))
+    published.repositories["owner/checked"] = Repository({NEW: folder})
+    before = describe("owner/checked")
+    assert "not filtered" in before.notes[0]
+    used = [path for path in folder.rglob("*.*") if path.parent.name not in LEFT_OUT]
+    assert before.download == sum(path.stat().st_size for path in used)
+    ensemble = load(card("owner/checked"))
+    assert published.fetched() == ["text_encoder/model.safetensors", NETWORK, "vae/diffusion_pytorch_model.safetensors"]
+    assert ensemble.pipeline.safety_checker is None and "not filtered" in ensemble.warnings[0]
 
 
 # ------------------------------------------------------------------------------------------------ single files on the hub

@@ -36,12 +36,12 @@ def hub(monkeypatch, tiny_cards, sd_cards):
         find("info", repository, revision)
         return SimpleNamespace(sha=HEAD)
 
-    def snapshot(repository, revision=None, allow_patterns=None):
+    def snapshot(repository, revision=None, allow_patterns=None, ignore_patterns=()):
         assert not any(pattern.endswith((".bin", ".ckpt", "*")) for pattern in allow_patterns)
         return find("small", repository, revision)
 
-    def download(cls, repository, revision=None, use_safetensors=None, trust_remote_code=None):
-        assert use_safetensors is True and trust_remote_code is False
+    def download(cls, repository, revision=None, use_safetensors=None, trust_remote_code=None, variant=None, **unused):
+        assert use_safetensors is True and trust_remote_code is False and variant is None and unused["safety_checker"] is None
         return find("all", repository, revision)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
@@ -103,4 +103,5 @@ def test_no_connection(monkeypatch):
 
 def test_local_sources_need_no_hub(tiny_cards):
     local = tiny_cards("sd")[0]
-    assert sources.pinned(local) is local and sources.small_files(local) == Path(local.source) == sources.all_files(local, "X")
+    assert sources.pinned(local) == (local, ()) and sources.small_files(local) == Path(local.source)
+    assert sources.all_files(local, "X", Path(local.source)) == Path(local.source)

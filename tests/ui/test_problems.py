@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from fusion.methods import METHODS, SamplingPlan
 from fusion.ui import texts
@@ -16,6 +18,7 @@ from models.loading import load_ensemble
 from tests import tiny
 from tests.conftest import tiny_card
 from tests.fusion import small
+from tests.models.checker import with_checker
 
 
 def said(action) -> str:
@@ -40,8 +43,13 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     sd = tiny.portraits(root / "one")
     pickled = tiny.portraits(root / "pickled", 1, sibling=sd)
-    (pickled / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
-    return {"sd": sd, "sd3": tiny.FAMILIES["sd3"](root / "three"), "pickled": pickled, "empty": root}
+    (pickled / "unet" / "diffusion_pytorch_model.safetensors").rename(pickled / "unet" / "diffusion_pytorch_model.bin")
+    tiny.sd(root / "other", 9, size=16)  # another autoencoder
+    mixed = tiny.sd(root / "mixed", 9, sibling=root / "other", size=16)
+    for part, variant in (("unet", "fp16"), ("vae", "bf16")):
+        (mixed / part / "diffusion_pytorch_model.safetensors").rename(mixed / part / f"diffusion_pytorch_model.{variant}.safetensors")
+    return {"sd": sd, "sd3": tiny.FAMILIES["sd3"](root / "three"), "pickled": pickled, "empty": root,
+            "other": root / "other", "mixed": mixed}  # fmt: skip
 
 
 def test_models_that_cannot_be_named():
@@ -54,6 +62,9 @@ def test_models_that_cannot_be_loaded_or_fused(folders, tmp_path):
     refused = [
         [one, tiny_card("sd3", folders["sd3"])],
         [tiny_card("sd", folders["pickled"])],
+        [one, tiny_card("sd", folders["other"])],
+        [tiny_card("sd", folders["mixed"])],
+        [dataclasses.replace(one, adapter=str(folders["empty"]))],
         [tiny_card("sd", tmp_path / "gone")],
         [tiny_card("sd3", folders["sd"])],
         [dataclasses.replace(one, sha256={"model_index.json": "0" * 64})],
@@ -61,6 +72,18 @@ def test_models_that_cannot_be_loaded_or_fused(folders, tmp_path):
     for cards in refused:
         sentence = said(lambda cards=cards: load_ensemble(cards, device="cpu"))
         assert japanese(sentence, str(tmp_path), "model_index.json", "SDXL", "Medium", "Diffusion", "Stable"), sentence
+
+
+def test_what_is_known_of_loaded_models(folders, sd_cards, tmp_path):
+    folder = with_checker(shutil.copytree(sd_cards["second"].source, tmp_path / "own"))
+    (folder / "v1.ckpt").write_bytes(b"x")
+    file = folder / "vae/diffusion_pytorch_model.safetensors"
+    inside = lambda name: name.startswith("encoder.down_blocks.0.resnets.0.conv1.")  # normalised right behind it
+    save_file({name: value * (0.5 if inside(name) else 1) for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    notes = load_ensemble([sd_cards["base"], tiny_card("sd", folder)], device="cpu").warnings
+    assert len(notes) == 3
+    for sentence in notes:
+        assert japanese(texts.translate("ja", sentence), "own", "sd-a", "v1.ckpt"), sentence
 
 
 def test_methods_that_cannot_run(tmp_path):
