@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusion.methods.drawing import arguments_for, draw, generators_for, mean_weights, quiet, values_of
+from fusion.memory import Parts
+from fusion.methods.drawing import arguments_for, draw, generators_for, mean_weights, quiet, values_of, weights_for
 from fusion.methods.plan import SamplingPlan
 from fusion.sampler import fused
-from fusion.transfer.networks import ADAPTER, conditions, plain_attention, precision, put, trainable_copy
-from fusion.transfer.training import Course, Schedule, train
+from fusion.transfer.networks import ADAPTER, conditions, plain_attention, precision, put, recomputing, trainable_copy
+from fusion.transfer.training import Course, Loss, Schedule, train
 from models.conditioning import named_arguments
 from models.ensemble import Ensemble
 
@@ -91,19 +92,23 @@ def distill(ensemble: Ensemble, weights, prompts: Sequence[str], *, trajectories
 
     prompts: what the teacher draws, in turn; a tenth of its trajectories has the empty prompt, so that guidance works on the student, too.
     Adapters on one base are distilled onto the bare base. Raises DistillError for a weight of 1 (there is nothing to distil), for families
-    that take no LoRA, for members merged with their adapter, and when stopped before the teacher was done.
+    that take no LoRA, for members merged with their adapter, and when stopped before the teacher was done; TransferError for networks that
+    cannot be trained where they are. A batch that memory has no room for goes through the student in parts, to the same gradient.
     """
+    if trajectories < 2:
+        raise DistillError(f"{trajectories} trajectory cannot be learned from and held out at once: give at least 2, better 256")
     order = _student_first(ensemble, weights)
     team = ensemble.subset(order)
     student = _bare(team)
+    network, lora = trainable_copy(student.members[0], rank, seed)  # before the teacher draws: it may be refused
+    plain_attention(network)
     lessons = teach(team, _permuted(weights, order), list(prompts), trajectories, seed=seed, progress=progress, stop=stop)
     learn, held = lessons.split()
-    network, lora = trainable_copy(student.members[0], rank, seed)
-    plain_attention(network)
     predict = _predictor(student, network, lessons.prompts)
     before = _error(predict, held)
     course = train(lora, lambda generator: _loss(predict, learn, schedule.batch, generator), schedule,
-                   held_out=lambda: _error(predict, held), progress=progress, stop=stop, message="the student learns")  # fmt: skip
+                   held_out=lambda: _error(predict, held), progress=progress, stop=stop, message="the student learns",
+                   relief=lambda: recomputing(network))  # fmt: skip
     kept = {name: p.detach().cpu().clone() for name, p in lora.items()}
     return Distilled(kept, rank, team.names[0], student.cards[0], course, _error(predict, held) / max(before, 1e-30), len(lessons))
 
@@ -131,19 +136,22 @@ def _listener(heard: list, prompts: tuple[str, ...], first: int) -> Callable:
     def images(ensemble, plan, weights, batch, advance) -> tuple[list, list]:
         prompt = torch.tensor([prompts.index(one) for one, _ in batch])
         run = torch.tensor([one - first for _, one in batch])
+        mine = []  # a batch that memory has no room for is drawn again in halves: what it said until then does not count
 
         def listen(denoiser: nn.Module, args: tuple, kwargs: dict, found) -> None:
             given = named_arguments(denoiser.networks[0], args, kwargs)
             x = given[ensemble.family.sample]
             t = torch.as_tensor(given["timestep"], device=x.device).float().expand(len(x))
-            heard.append((x.float().cpu(), t.cpu(), found[0].float().cpu(), prompt, run))
+            mine.append((x.float().cpu(), t.cpu(), found[0].float().cpu(), prompt, run))
             advance()
 
         with fused(ensemble, weights) as pipeline:
             getattr(pipeline, ensemble.family.slot).register_forward_hook(listen, with_kwargs=True)  # a denoiser of this call alone
             arguments = arguments_for(pipeline, plan, ensemble, batch)
             with torch.no_grad(), quiet(pipeline):
-                return list(pipeline(**arguments, generator=generators_for(batch), output_type="latent").images), []
+                drawn = list(pipeline(**arguments, generator=generators_for(batch), output_type="latent").images)
+        heard.extend(mine)
+        return drawn, []
 
     return images
 
@@ -155,6 +163,7 @@ def _student_first(ensemble: Ensemble, weights) -> list[int]:
     shares = mean_weights(weights)
     if len(shares) != len(ensemble):
         raise DistillError(f"{len(shares)} weights for {len(ensemble)} models: give one weight for each model")
+    weights_for(len(ensemble), weights, levels=True)
     order = sorted(np.flatnonzero(shares > 0).tolist(), key=lambda k: -shares[k])
     if len(order) < 2:
         raise DistillError(f"only {ensemble.names[order[0]]} has weight, which is one model already: there is nothing to distil")
@@ -197,16 +206,19 @@ def _predictor(student: Ensemble, network: nn.Module, prompts: tuple[str, ...]) 
     return predict
 
 
-def _loss(predict: Callable[[Lessons], Tensor], lessons: Lessons, batch: int, generator: torch.Generator) -> Tensor:
-    part = lessons.part(torch.randint(len(lessons), (batch,), generator=generator))
-    found = predict(part)
-    return (found - part.said.to(found.device)).square().mean()
+def _errors(predict: Callable[[Lessons], Tensor], lessons: Lessons) -> Tensor:
+    """`(B,)` mean square errors."""
+    found = predict(lessons)
+    return (found - lessons.said.to(found.device)).square().flatten(1).mean(1)
+
+
+def _loss(predict: Callable[[Lessons], Tensor], lessons: Lessons, batch: int, generator: torch.Generator) -> Loss:
+    rows = torch.randint(len(lessons), (batch,), generator=generator)
+    return Loss(batch, lambda part: _errors(predict, lessons.part(rows[part])))
 
 
 @torch.no_grad()
 def _error(predict: Callable[[Lessons], Tensor], lessons: Lessons, batch: int = 64, most: int = 512) -> float:
     """Mean square error on at most `most` lessons, evenly spaced."""
     rows = torch.linspace(0, len(lessons) - 1, min(most, len(lessons))).long()
-    parts = [lessons.part(some) for some in rows.split(batch)]
-    errors = [(predict(part).cpu() - part.said).square().flatten(1).mean(1) for part in parts]
-    return float(torch.cat(errors).mean())
+    return float(torch.cat(Parts()(len(rows), lambda part: _errors(predict, lessons.part(rows[part])).cpu(), most=batch)).mean())

@@ -21,6 +21,13 @@ def positive(typed: str) -> int:
     return int(typed)
 
 
+def natural(typed: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    if not typed.isdigit():
+        raise ArgumentTypeError(f"must be a whole number of at least 0, not {typed}")
+    return int(typed)
+
+
 def seed(typed: str) -> int:
     """A whole number that a generator can start from, for argparse."""
     if not typed.isdigit() or int(typed) >= 2**63:
@@ -59,6 +66,19 @@ def writable(typed: str, *endings: str) -> Path:
     return path
 
 
+def folder(typed: str | Path) -> Path:
+    """The folder that results will go to, made. ValueError, before any long work, where nothing can be written in it."""
+    path = Path(typed)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in its name
+        cause = "a file is in its place" if isinstance(error, (FileExistsError, NotADirectoryError)) else getattr(error, "strerror", error)
+        raise ValueError(f"the folder {path} cannot be made ({cause}): choose another place") from None
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"the folder {path} is read-only: choose another place")
+    return path
+
+
 def port(typed: str) -> int:
     """A port to serve at, for argparse."""
     if not typed.isdigit() or not 1 <= int(typed) <= 65535:
@@ -91,26 +111,31 @@ def interval(typed: list[float] | None, guidance: float) -> tuple[float, float] 
 def calibration(command: ArgumentParser) -> None:
     """Where the members' calibration comes from."""
     command.add_argument("--calibration", metavar="FILE", help="a saved calibration (default: the one shipped for the models)")
-    command.add_argument("--calibrate", type=int, metavar="N",
+    command.add_argument("--calibrate", type=natural, metavar="N",
                          help="measure one now: draw N images from each model (96 is a good start) and keep it in FILE")  # fmt: skip
     command.add_argument("--levels", type=positive, default=16, metavar="L",
                          help="noise levels measured (default: 16, as shipped calibrations)")  # fmt: skip
 
 
-def loading(command: ArgumentParser) -> None:
+def memory(command: ArgumentParser) -> None:
     """How models are held in memory."""
     command.add_argument("--memory", nargs="+", metavar="WORD", default=(),
                          help="fix parts of the memory plan, which is chosen from the memory there is and printed: merge or switch "
                               "(LoRAs), "
                               "waiting or resident (networks and text encoders), whole or sliced (decoding), float32, float16, "
                               "bfloat16")  # fmt: skip
+
+
+def loading(command: ArgumentParser) -> None:
+    """How models are held in memory, and whether their networks are compiled."""
+    memory(command)
     command.add_argument("--compile", action="store_true",
                          help="compile the networks (torch.compile): the first image takes minutes, later ones less")  # fmt: skip
 
 
 def held(args) -> dict:
-    """What `loading` gave, as arguments of `load_ensemble`."""
-    return {"memory": tuple(args.memory), "compile": args.compile}
+    """What `memory` or `loading` gave, as arguments of `load_ensemble`."""
+    return {"memory": tuple(args.memory), "compile": getattr(args, "compile", False)}
 
 
 def shared(command: ArgumentParser) -> None:

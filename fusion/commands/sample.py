@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from dataclasses import replace
-from pathlib import Path
 
 from fusion.commands import options
 from fusion.commands.diary import Diary, batches, received, sent
@@ -51,13 +50,11 @@ def run(args, *, progress, stop):
     if recipe is None and not (args.models and args.prompt):
         raise ValueError("say what to draw: give a recipe, or --models with --weights and at least one --prompt")
     method, plan, picture = _asked(args, recipe)
-    wanted = len(plan.jobs)
+    wanted, folder = len(plan.jobs), options.folder(args.out)
     with together(args.device) as team:
         ensemble = _ensemble(args, recipe, progress)
         plan = plan if recipe else guided(args, plan, ensemble)
         say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
         if plan.trained is not None and team.first:
             plan.trained.save_in(folder)  # what the recipes inside the images refer to lies beside them
         diary = Diary.of(folder, ensemble, method, plan, picture)

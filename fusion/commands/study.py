@@ -6,6 +6,7 @@ import inspect
 from argparse import ArgumentParser
 from pathlib import Path
 
+from fusion.commands import options
 from fusion.studies import NAMES, STUDIES
 
 ABOUT = """Repeat one of the papers' experiments, over seeds, and write its page, tables and figures.
@@ -22,7 +23,8 @@ shows only that everything runs. The committed results are in assets/studies.
 def arguments(command: ArgumentParser) -> None:
     command.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     command.add_argument("--quick", action="store_true", help="a size of seconds, to see it run; its figures mean nothing")
-    command.add_argument("--seeds", type=int, metavar="N", help="repetitions that intervals come from (default: the study's own)")
+    command.add_argument("--seeds", type=options.positive, metavar="N",
+                         help="repetitions that intervals come from (default: the study's own)")  # fmt: skip
     command.add_argument("--out", metavar="FOLDER", help="where the results go (default: assets/studies/NAME; with --quick: quick-NAME)")
     command.add_argument("--work", metavar="FOLDER", help="where partial results stay (default: .train/study-NAME)")
     command.add_argument("--data", metavar="FOLDER", help="idx files of handwritten digits, for the studies that need them")
@@ -38,14 +40,12 @@ def folders(name: str, quick: bool = False, out: str | None = None, work: str | 
 def run(args, *, progress, stop):
     """Run the study; `({"study", "out", "stopped", "summary"}, text)`. ValueError where the study cannot be run as asked."""
     study = STUDIES[args.name]
-    if args.seeds is not None and args.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, not {args.seeds}")
     more = {"data": args.data} if "data" in inspect.signature(study.run).parameters else {}
     if args.data is not None and not more:
         raise ValueError(f"the study {args.name} makes its own data: leave --data out")
     out, work = folders(args.name, args.quick, args.out, args.work)
     for folder in (out, work):
-        folder.mkdir(parents=True, exist_ok=True)
+        options.folder(folder)
     summary = study.run(out, work, quick=args.quick, seeds=args.seeds, progress=progress, stop=stop, **more)
     stopped = bool(stop())
     text = f"Stopped; the same command goes on from {work}." if stopped else f"{study.TITLE}: {out / 'README.md'}"

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fusion.transfer.networks import RANK, TransferError, adapted, plain_attention, task_of, trainable_copy
+from fusion.transfer.networks import RANK, TransferError, adapted, plain_attention, recomputing, task_of, trainable_copy
 from fusion.transfer.representation import Representation
 from fusion.transfer.task import Condition, Task, same
 from fusion.transfer.trained import Trained
@@ -76,7 +76,7 @@ def adapt(ensemble: Ensemble, k: int, images: Sequence[Image.Image], prompts: Se
     course = train(
         bench.parameters, lambda generator: task.loss(bench.represent, generator, batch), schedule,
         held_out=lambda: judge.measure(bench.represent, levels=LEVELS).mean().item(), progress=progress, stop=stop,
-        message=f"training {ensemble.names[k]} on {len(task)} images",
+        message=f"training {ensemble.names[k]} on {len(task)} images", relief=lambda: recomputing(bench.network),
     )  # fmt: skip
     kept = {name: p.detach().cpu().clone() for name, p in bench.lora.items()}
     code = None if bench.code is None else bench.code.cpu().requires_grad_(False)

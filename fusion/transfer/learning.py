@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fusion.transfer.representation import Representation
 from fusion.transfer.task import Condition, Task
-from fusion.transfer.training import Course, Schedule, train
+from fusion.transfer.training import Course, Loss, Schedule, train
 
 SCHEDULE = Schedule(steps=1200, batch=8, rate=1e-3, every=100, patience=None, warmup=50, decay=True, average_over=50)
 WARM = Schedule(steps=600, batch=64, rate=2e-3, every=10**9, patience=None, warmup=50, decay=True, average_over=20)
@@ -69,8 +69,8 @@ def learn(representation: Representation, sources: Sequence[Source], schedule: S
     for k, source in enumerate(sources):
         parameters |= {f"{k}.{name}": p for name, p in source.fitted.parameters.items()}
 
-    def loss(generator: torch.Generator) -> Tensor:
-        return torch.stack([source.fitted.loss(representation, generator, schedule.batch) for source in sources]).mean()
+    def loss(generator: torch.Generator) -> list[Loss]:
+        return [source.fitted.loss(representation, generator, schedule.batch) for source in sources]
 
     def held_out() -> float:
         return float(torch.stack([source.held_out.measure(representation, levels=LEVELS).mean() for source in sources]).mean())

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fusion.memory import Parts
+from fusion.transfer.training import Loss
+
 Condition = Mapping[str, Tensor]  # what a network is conditioned on, by name; a row of every tensor for each distinct condition
 
 
@@ -54,13 +57,13 @@ class Task:
         """The same population with some of its samples."""
         return Task(self.name, self.x0[rows], self.condition, self.index[rows], self.predict, self.path, self.parameters)
 
-    def loss(self, represent: Callable[[Condition], Condition], generator: torch.Generator, batch: int) -> Tensor:
+    def loss(self, represent: Callable[[Condition], Condition], generator: torch.Generator, batch: int) -> Loss:
         """One draw of the training loss: `batch` samples, without repetition while there are enough, at stratified levels."""
         rounds = [torch.randperm(len(self), generator=generator) for _ in range(-(-batch // len(self)))]
         rows = torch.cat(rounds)[:batch]
         level = stratified_levels(self.path, 1, batch, generator)[0]
         noise = torch.randn((batch, *self.x0.shape[1:]), generator=generator)
-        return self._errors(represent, rows, level, noise).mean()
+        return Loss(batch, lambda part: self._errors(represent, rows[part], level[part], noise[part]))
 
     @torch.no_grad()
     def measure(self, represent: Callable[[Condition], Condition], *, levels: int = 8, seed: int = 0, batch: int = 64,
@@ -75,13 +78,13 @@ class Task:
         noise = torch.randn((len(self), levels, *self.x0.shape[1:]), generator=generator)
         rows = torch.arange(len(self)).repeat_interleave(2 * levels)
         level, noise = level.flatten().repeat_interleave(2), torch.stack([noise, -noise], 2).flatten(0, 2)
-        found = []
-        for start in range(0, len(rows), batch):
+
+        def errors(part: slice) -> Tensor:
             if stop is not None and stop():
                 raise Stopped(f"stopped while {self.name} was measured")
-            part = slice(start, start + batch)
-            found.append(self._errors(represent, rows[part], level[part], noise[part]).double().cpu())
-        return torch.cat(found).view(len(self), 2 * levels).mean(1)
+            return self._errors(represent, rows[part], level[part], noise[part]).double().cpu()
+
+        return torch.cat(Parts()(len(rows), errors, most=batch)).view(len(self), 2 * levels).mean(1)
 
     def _errors(self, represent: Callable, rows: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """`(B,)` mean square errors."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from fusion.memory import Parts
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,32 @@ class Course:
         return self.curve[0][1] - min(loss for _, loss in self.curve) if self.curve else 0.0
 
 
-def train(parameters: Mapping[str, nn.Parameter], loss: Callable[[torch.Generator], Tensor], schedule: Schedule, *,
+@dataclass(frozen=True)
+class Loss:
+    """One draw of a loss that is a mean over `rows`: `errors(part) -> (B,)`, differentiable, of a slice of them.
+
+    Rows may go through the network in parts, so that a batch need not fit into memory whole.
+    """
+
+    rows: int
+    errors: Callable[[slice], Tensor]
+
+
+Drawn = Tensor | Loss | Sequence[Loss]  # a scalar; a mean over rows; the mean of several of them
+
+
+def train(parameters: Mapping[str, nn.Parameter], loss: Callable[[torch.Generator], Drawn], schedule: Schedule, *,
           held_out: Callable[[], float] | None = None, progress: Callable[[int, int, str], None] | None = None,
-          stop: Callable[[], bool] | None = None, message: str = "training", checkpoint: Path | None = None) -> Course:  # fmt: skip
+          stop: Callable[[], bool] | None = None, message: str = "training", checkpoint: Path | None = None,
+          relief: Callable[[], bool] | None = None) -> Course:  # fmt: skip
     """Minimise `loss(generator)` over `parameters` (name -> parameter), which afterwards hold the moving average at its best held-out loss.
 
     `generator` is a CPU generator seeded by the schedule's seed and the step alone, so a run repeats. Without `held_out() -> float` the
     last average is kept. `stop()` is asked before every step; what was best by then is kept. `checkpoint`: a file that an interrupted run
-    goes on from. Raises FloatingPointError when the loss is not finite.
+    goes on from. `relief`: tried first where memory runs out (`fusion.memory.Parts`), before a `Loss` goes through in smaller parts.
+    Raises FloatingPointError when the loss is not finite.
     """
-    run = _Run(dict(parameters), schedule, held_out)
+    run = _Run(dict(parameters), schedule, held_out, Parts(relief))
     stopped = False
     if checkpoint is not None and checkpoint.is_file():
         run.resume(checkpoint)
@@ -94,23 +112,19 @@ def train(parameters: Mapping[str, nn.Parameter], loss: Callable[[torch.Generato
 class _Run:
     """The state of one training: parameters, their average, the optimiser, and the best so far."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter], schedule: Schedule, held_out: Callable[[], float] | None):
-        self.parameters, self.schedule, self.held_out = parameters, schedule, held_out
+    def __init__(self, parameters: dict[str, nn.Parameter], schedule: Schedule, held_out: Callable[[], float] | None, parts: Parts):
+        self.parameters, self.schedule, self.held_out, self.parts = parameters, schedule, held_out, parts
         self.average = {name: p.detach().clone() for name, p in parameters.items()}
         self.best = {name: p.clone() for name, p in self.average.items()}
         self.best_step, self.step, self.curve, self.begun = 0, 0, [], time.perf_counter()
         self.optimizer = torch.optim.AdamW(parameters.values(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay)
 
-    def advance(self, loss: Callable[[torch.Generator], Tensor]) -> None:
+    def advance(self, loss: Callable[[torch.Generator], Drawn]) -> None:
         """One step of AdamW, gradients clipped to norm 1, and of the moving average."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate * self.schedule.factor(self.step)
         with torch.enable_grad():
-            value = loss(torch.Generator().manual_seed(self.schedule.seed * 1_000_003 + self.step))
-            if not torch.isfinite(value):
-                raise FloatingPointError(f"the training loss is not finite at step {self.step + 1}: use a lower learning rate, "
-                                         "or check the network's precision")  # fmt: skip
-            value.backward()
+            self._collect(loss(torch.Generator().manual_seed(self.schedule.seed * 1_000_003 + self.step)))
         nn.utils.clip_grad_norm_(self.parameters.values(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -119,6 +133,22 @@ class _Run:
         with torch.no_grad():
             for name, p in self.parameters.items():
                 self.average[name].lerp_(p, share)
+
+    def _collect(self, drawn: Drawn) -> None:
+        """Add the gradient of the loss to the parameters', part by part where it does not go whole."""
+        losses = [Loss(1, lambda _: drawn[None])] if isinstance(drawn, Tensor) else [drawn] if isinstance(drawn, Loss) else drawn
+        for one in losses:
+            self.parts(one.rows, lambda part, one=one: self._add(one.errors(part).sum() / (one.rows * len(losses))))
+
+    def _add(self, value: Tensor) -> None:
+        """One part's gradient, whole or not at all: a backward pass that ends half-way must not count."""
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"the training loss is not finite at step {self.step + 1}: use a lower learning rate, "
+                                     "or check the network's precision")  # fmt: skip
+        trained = [p for p in self.parameters.values() if p.requires_grad]
+        for p, gradient in zip(trained, torch.autograd.grad(value, trained, allow_unused=True)):
+            if gradient is not None:
+                p.grad = (torch.zeros_like(p) if p.grad is None else p.grad).add_(gradient)
 
     def look(self) -> None:
         """Judge the average on the held-out data; without any the latest is the best."""

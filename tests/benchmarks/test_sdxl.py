@@ -19,6 +19,10 @@ def test_switched_adapters_cost_hardly_more_than_one_model(found):
 def test_the_table_names_every_aim_and_where_it_was_measured(found):
     text = sdxl.table(found)
     assert all(f"| {name} |" in text for name in sdxl.AIMS) and "cpu" in text and "2 images x 2 levels" in text
+    assert all(f"| {title} | {found[way]['seconds']:.3g} |" in text for way, title in sdxl.WAYS.items()) and "tiny networks" in text
+    assert found["settings"]["date"] in text and found["settings"]["size"] == [16, 16]
+    text = sdxl.table(found | {way: {**found[way], "peak": 6_800_000_000} for way in sdxl.WAYS})  # as on a GPU
+    assert text.count("| 6.8 |") == len(sdxl.WAYS) and "ratios is peak memory." in text
 
 
 def test_the_published_design_draws_the_picture_that_ours_draws(found, tmp_path):

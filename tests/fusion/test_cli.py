@@ -218,9 +218,9 @@ def test_numbers_that_mean_nothing_are_wrong_usage(capsys, option, value):
 def test_a_size_that_models_cannot_draw_is_refused_before_drawing(capsys, models, tmp_path):
     drawing = ["sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a", "--device", "cpu", "--out", tmp_path / "x"]
     code, _, err = run(capsys, *drawing, "--height", 101)
-    assert code == 1 and "multiples of" in err and not (tmp_path / "x").exists()
-    code, _, err = run(capsys, *drawing, "--height", 8)
-    assert code == 1 and "16 to 4096" in err and not (tmp_path / "x").exists()
+    assert code == 1 and "multiples of" in err and not list((tmp_path / "x").iterdir())
+    code, _, err = run(capsys, *drawing[:-1], tmp_path / "y", "--height", 8)
+    assert code == 1 and "16 to 4096" in err and not (tmp_path / "y").exists()
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more"),
@@ -338,6 +338,15 @@ def test_a_result_goes_to_a_folder_that_is_made(tmp_path):
     assert options.writable(tmp_path / "new" / "r.json", ".html", ".json").parent.is_dir()
     with pytest.raises(ValueError, match="it is a folder"):
         options.writable(tmp_path / "new")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "a\0b", "long" * 100])
+def test_a_folder_that_cannot_be_made_is_said_before_any_work(capsys, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    for command in (["study", "gaussians", "--quick", "--work", tmp_path / "w", "--out"], ["study", "gaussians", "--quick", "--work"],
+                    ["sample", "--models", "portraits/harbor", "--weights", 1, "--prompt", "a", "--out"]):  # fmt: skip
+        code, out, err = run(capsys, *command, tmp_path / place)
+        assert code == 1 and "cannot be made" in err and "choose another place" in err and out == ""
 
 
 def test_a_count_of_none_is_not_four(capsys, models, tmp_path):

@@ -1,19 +1,23 @@
 """One LoRA that gives the fused prediction: learned without images, loaded like any LoRA, close to its teachers."""
 
+import functools
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from fusion.cli import main
 from fusion.distillation import DistillError, distill, teach
 from fusion.methods import SamplingPlan
 from fusion.methods.drawing import draw
 from fusion.recipe import Recipe
+from fusion.transfer.networks import TransferError
 from fusion.transfer.training import Schedule
+from models.catalog import typed_card
 from models.loading import load_ensemble
 from tests import tiny
 from tests.fusion import small
@@ -86,23 +90,78 @@ def test_adapters_on_one_base_are_distilled_onto_the_base(folder, tmp_path):
         distill(load_ensemble(cards, device="cpu", lora="merge"), [0.5, 0.5], PROMPTS, trajectories=16, schedule=QUICK)
 
 
+def test_a_network_that_cannot_be_trained_is_refused_before_the_teacher_draws(ensemble, monkeypatch):
+    told = []
+    monkeypatch.setattr(ensemble.members[0].network, "_takes_turns", True, raising=False)
+    with pytest.raises(TransferError, match="--memory resident"):
+        distill(ensemble, [0.6, 0.4, 0], PROMPTS, trajectories=4, progress=lambda *step: told.append(step))
+    assert told == []
+
+
+def test_lessons_of_a_batch_that_memory_has_no_room_for_count_once(ensemble, monkeypatch):
+    weights, failed = np.array([0.5, 0.5, 0.0]), []
+    whole = teach(ensemble, weights, PROMPTS, 6)
+
+    def full(module, args, kwargs):
+        rows = len(kwargs["sample"] if "sample" in kwargs else args[0])
+        failed.append(rows)
+        if rows > 3 and len(failed) > 4:  # some steps are done by then
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = ensemble.members[0].network.register_forward_pre_hook(full, with_kwargs=True)
+    halved = teach(ensemble, weights, PROMPTS, 6)
+    hook.remove()
+    assert max(failed[-8:]) == 3 and len(halved) == len(whole) and sorted(halved.run.tolist()) == sorted(whole.run.tolist())
+
+
+def test_a_student_that_memory_has_no_room_for_learns_the_same(ensemble):
+    """Activations are computed again first, then the batch is halved; the held-out look is halved by itself."""
+    schedule, seen = replace(QUICK, steps=6, every=6), []
+    whole = distill(ensemble, [0.5, 0.5, 0], PROMPTS, trajectories=8, rank=4, schedule=schedule)
+    forward = UNet2DConditionModel.forward
+
+    @functools.wraps(forward)
+    def greedy(self, sample, *args, **kwargs):
+        trained = torch.is_grad_enabled()
+        if trained or any("lora_" in name for name, _ in self.named_parameters()):
+            seen.append((trained, len(sample), self.is_gradient_checkpointing))
+            if len(sample) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, sample, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(UNet2DConditionModel, "forward", greedy)
+        parts = distill(ensemble, [0.5, 0.5, 0], PROMPTS, trajectories=8, rank=4, schedule=schedule)
+    training = [(rows, lean) for trained, rows, lean in seen if trained]
+    assert training[:4] == [(16, False), (16, True), (8, True), (4, True)] and max(rows for rows, _ in training[4:]) == 4
+    looks = [rows for trained, rows, _ in seen if not trained]
+    assert looks[0] > 5 and looks[-1] <= 5 and parts.course.steps == 6
+    assert not any(member.network.is_gradient_checkpointing for member in ensemble.members)
+    assert parts.unexplained == pytest.approx(whole.unexplained, rel=0.02)  # bfloat16 where this machine computes in it
+
+
 def test_refusals(ensemble, folder):
     with pytest.raises(DistillError, match="nothing to distil"):
         distill(ensemble, [0, 1, 0], PROMPTS)
     with pytest.raises(DistillError, match="one weight for each"):
         distill(ensemble, [0.5, 0.5], PROMPTS)
+    with pytest.raises(DistillError, match="held out"):
+        distill(ensemble, [0.5, 0.5, 0], PROMPTS, trajectories=1)
+    with pytest.raises(ValueError, match="sum to 1"):
+        distill(ensemble, [0.5, 0.7, 0], PROMPTS)
     with pytest.raises(DistillError, match="stopped"):
         distill(ensemble, [0.5, 0.5, 0], PROMPTS, stop=lambda: True)
 
 
 def test_the_command(folder, ensemble, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("SCOREFUSION_MODELS", str(folder))
+    monkeypatch.setenv("SCOREFUSION_MODELS", os.pathsep.join([str(folder), str(tmp_path)]))
     recipe = Recipe.of(ensemble, "scorefusion", SamplingPlan(PROMPTS, [0, 1]), np.array([0.5, 0.5, 0.0]))
     recipe.save(tmp_path / "r.json")
     models = ["--models", *(card.source for card in small.cards(folder))]
     common = ["--trajectories", "12", "--train-steps", "20", "--check", "0", "--json", "--device", "cpu"]
     code = main(["distill", str(tmp_path / "r.json"), *models, *common, "--out", str(tmp_path / "one")])
     out = json.loads(capsys.readouterr().out)
+    assert typed_card(out["model"]).adapter == str(tmp_path / "one") and typed_card(out["model"]).source == out["base"]
     assert code == 0 and out["unexplained"] < 1 and (tmp_path / "one" / "pytorch_lora_weights.safetensors").is_file()
     assert json.loads((tmp_path / "one" / "distillation.json").read_text())["steps"] == 20
     Recipe.of(ensemble, "mixture", SamplingPlan(PROMPTS, [0, 1]), np.array([0.5, 0.5, 0.0])).save(tmp_path / "m.json")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fusion.transfer.training import Schedule, train
+from fusion.transfer.training import Loss, Schedule, train
 
 
 def problem(seed=0):
@@ -79,3 +79,66 @@ def test_a_loss_that_is_not_finite_is_refused():
     weight = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(FloatingPointError, match="step 1"):
         train({"w": weight}, lambda g: (weight / 0).sum(), SCHEDULE)
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+def in_rows(room=13):
+    """Parameters of a small network in double precision, a loss over 13 rows, and how many rows were taken at once. More than `room`
+    end half-way through the backward pass, when the last layer has had its gradient."""
+    torch.manual_seed(5)
+    first, last = torch.nn.Linear(4, 8).double(), torch.nn.Linear(8, 1).double()
+    taken = []
+
+    def full(_gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def loss(generator):
+        x = torch.randn(13, 4, generator=generator, dtype=torch.float64)
+
+        def errors(part):
+            taken.append(len(x[part]))
+            hidden = first(x[part]).tanh()
+            if len(hidden) > room:
+                hidden.register_hook(full)
+            return (last(hidden)[:, 0] - x[part].sum(1)).square()
+
+        return Loss(13, errors)
+
+    return {"w": first.weight, "v": last.weight}, loss, taken
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole():
+    schedule = Schedule(steps=6, rate=0.05, patience=None, warmup=1)
+    (whole, loss, once), (parts, partly, taken) = in_rows(), in_rows(room=4)
+    train(whole, loss, schedule)
+    train(parts, partly, schedule)
+    assert set(once) == {13} and taken[:3] == [13, 7, 4] and max(taken[3:]) == 4 and sum(taken[2:]) == 6 * 13
+    for name, p in whole.items():
+        torch.testing.assert_close(parts[name], p, rtol=1e-9, atol=1e-12)
+
+
+def test_relief_is_tried_once_before_batches_shrink():
+    tried = []
+    parameters, loss, taken = in_rows(room=7)
+    train(parameters, loss, Schedule(steps=2, patience=None), relief=lambda: tried.append(1) is None)
+    assert tried == [1] and taken[:4] == [13, 13, 7, 6]
+
+
+def test_one_row_that_is_too_much_ends_the_training():
+    parameters, loss, _ = in_rows(room=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        train(parameters, loss, Schedule(steps=1), relief=lambda: False)
+
+
+def test_several_losses_count_alike():
+    """However many rows each of them has."""
+    rows, found = torch.arange(1.0, 6.0, dtype=torch.float64), []
+    for apart in (True, False):
+        w = torch.nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+        losses = [Loss(n, lambda part, w=w: (w[0] * rows[part] - w[1]).square()) for n in (5, 2)]
+        mean = lambda losses=losses: sum(one.errors(slice(0, one.rows)).mean() for one in losses) / 2
+        train({"w": w}, lambda _, apart=apart, losses=losses, mean=mean: losses if apart else mean(), Schedule(steps=3, patience=None))
+        found.append(w.detach().clone())
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+    assert not torch.equal(found[0], torch.tensor([1.0, 2.0], dtype=torch.float64))
