@@ -9,7 +9,7 @@ import numpy as np
 
 from . import state, texts
 
-PARTS = {"lang", "models", "mode", "weights", "example", "prompt", "seed", "images", "steps"}
+PARTS = {"lang", "models", "mode", "weights", "example", "prompt", "seed", "images", "steps", "guidance"}
 
 def query(session: state.Session) -> str:
     """Models, weights, mode, seeds, example and language as a URL query that `restore` reads."""
@@ -21,6 +21,8 @@ def query(session: state.Session) -> str:
         parts["example"] = session.example
     plan = session.plan
     parts |= {"prompt": "|".join(plan.prompts), "seed": plan.first_seed, "images": plan.count, "steps": plan.steps}
+    if plan.guidance is not None:
+        parts["guidance"] = f"{plan.guidance:g}"
     return "?" + urlencode(parts)
 
 
@@ -53,6 +55,7 @@ def restore(session: state.Session, params: dict[str, str], known: set[str]) -> 
     plan.first_seed = state.whole(params.get("seed"), plan.first_seed, 0, state.MAX_SEED - 64)
     plan.count = state.whole(params.get("images"), plan.count, 1, 16)
     plan.steps = state.whole(params.get("steps"), plan.steps, 2, 100)
+    plan.guidance = state.guidance(params.get("guidance"), plan.guidance)
     return bad
 
 

@@ -144,10 +144,10 @@ def _set_plan(plan, recipe) -> bool:
     plan.prompts = tuple(p[:400] for p in prompts[:16] if p.strip()) or plan.prompts
     plan.first_seed = state.whole(seeds[0], plan.first_seed, 0, state.MAX_SEED - 64)
     plan.count = min(len(seeds), 16)
-    plan.steps = state.whole(recipe.steps, plan.steps, 2, 100)
+    plan.steps, plan.guidance = state.whole(recipe.steps, plan.steps, 2, 100), state.guidance(recipe.guidance, plan.guidance)
     plan.methods = tuple(dict.fromkeys([*plan.methods, recipe.method, "yours"]))
     grid = {(p, s) for p in plan.prompts for s in plan.seeds}
-    return grid == set(asked) and plan.steps == recipe.steps
+    return grid == set(asked) and (plan.steps, plan.guidance) == (recipe.steps, recipe.guidance)
 
 
 def undo(session, data: dict) -> None:

@@ -47,18 +47,20 @@ def _cost(session) -> str:
 def _plan(session) -> str:
     say, plan = session.say, session.plan
 
-    def field(name: str, value: object, low: int, high: int) -> str:
+    def field(name: str, value: object, low: int, high: int, step: str = "1") -> str:
         return (
-            f'<label class="field">{say(f"compare.{name}")}<input type="number" style="width:110px" min="{low}" max="{high}" '
+            f'<label class="field">{say(f"compare.{name}")}<input type="number" style="width:110px" min="{low}" max="{high}" step="{step}" '
             f'value="{value}" data-do="plan" data-name="{name}"></label>'
         )
+
+    strength = f"{draw.guidance(plan, models_section.chosen(session)):g}"
 
     return (
         f'<div class="row"><label class="field" style="flex:1;min-width:240px">{say("compare.prompts")}'
         f'<input type="text" data-do="plan" data-name="prompts" maxlength="2000" '
         f'value="{escape(" | ".join(plan.prompts))}">'
         f"</label>{field('count', plan.count, 1, 16)}{field('first_seed', plan.first_seed, 0, state.MAX_SEED)}"
-        f"{field('steps', plan.steps, 2, 100)}</div>"
+        f"{field('steps', plan.steps, 2, 100)}{field('guidance', strength, 1, 30, 'any')}</div>"
     )
 
 
@@ -215,7 +217,7 @@ def _prepared(session, cards, fitted, method: str, plan, job):
 def keep(session, column, sample, cards, plan) -> None:
     """Write one image with its recipe inside, and put it into its cell."""
     path = session.folder / f"{column.method}-{column.key}-{sample.seed}-{abs(hash(sample.prompt)) % 10**8}.png"
-    draw.save(sample, cards, draw.settings(plan), path)
+    draw.save(sample, cards, draw.settings(plan, cards), path)
     weights, note = tuple(float(w) for w in sample.weights), getattr(sample, "note", "")
     shot = state.Shot(str(path), sample.prompt, int(sample.seed), weights, sample.member, note)
     column.shots[(shot.prompt, shot.seed)] = shot
@@ -237,4 +239,6 @@ def set_plan(session, data: dict) -> None:
         plan.first_seed = state.whole(value, plan.first_seed, 0, state.MAX_SEED - 64)
     elif name == "steps":
         plan.steps = state.whole(value, plan.steps, 2, 100)
+    elif name == "guidance":  # an emptied field is the models' own again
+        plan.guidance = state.guidance(value, plan.guidance) if str(value or "").strip() else None
 

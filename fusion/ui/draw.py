@@ -16,11 +16,19 @@ MOVED = "set on the page"  # how weights were found that someone moved in the mi
 YOURS = {"mix": "mixture", "blend": "scorefusion"}  # the method that the mixer's weights stand for, by mode
 
 
-def settings(plan, **more):
-    """The `SamplingPlan` of what Compare is asked to draw: every prompt with every seed."""
+def settings(plan, chosen, **more):
+    """The `SamplingPlan` of what Compare is asked to draw with these models: every prompt with every seed."""
     from fusion.methods import SamplingPlan
 
-    return SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, **more)
+    return SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, guidance=guidance(plan, chosen), **more)
+
+
+def guidance(plan, chosen) -> float:
+    """The visitor's classifier-free guidance, else what these models are usually drawn with; 1 for none."""
+    if plan.guidance is not None:
+        return plan.guidance
+    together = loaded(chosen)
+    return together.guidance if together is not None else chosen[0].usual_guidance if chosen else 1.0
 
 
 _pace: dict[tuple, float] = {}  # ensemble -> seconds a network evaluation took when it last drew here
@@ -36,10 +44,10 @@ def samples(chosen, result, method: str, plan, weights, *, job):
     from fusion.methods import METHODS
 
     name, own = _as_method(method, weights)
-    asked = settings(plan, weights=own)
+    asked = settings(plan, chosen, weights=own)
     wanted = len(asked.jobs)
     hosting.check(models=chosen, samples=wanted, steps=plan.steps)
-    held = hosting.seconds(len(chosen) * plan.steps * wanted, wanted)
+    held = hosting.seconds(len(chosen) * plan.steps * wanted * _halves(asked), wanted)
     start, images = time.monotonic(), 0
     for sample in hosting.stream(_drawn, chosen, result, name, asked, job=job, seconds=held):
         images += 1
@@ -58,6 +66,11 @@ def _drawn(chosen, result, name: str, asked, *, job):
     yield from METHODS[name].run(together, result, asked.with_(stop=job.stopped, progress=job.report))
 
 
+def _halves(asked) -> int:
+    """Evaluations a network takes for one step of one image: with guidance the unconditional one, too."""
+    return 2 if asked.guidance > 1 else 1
+
+
 def _as_method(method: str, weights) -> tuple[str, np.ndarray | None]:
     """Name in METHODS and weights of a column; the mixer's own stands for a method, by its mode."""
     return (YOURS[weights[0]], np.asarray(weights[1])) if method == "yours" else (method, None)
@@ -71,7 +84,7 @@ def price(chosen, result, method: str, plan, weights):
     if together is None:
         return None
     name, own = _as_method(method, weights)
-    return METHODS[name].cost(together, result, settings(plan, weights=own))
+    return METHODS[name].cost(together, result, settings(plan, chosen, weights=own))
 
 
 def prepared(chosen, result, method: str, plan, *, job, stage: str):
@@ -84,7 +97,7 @@ def prepared(chosen, result, method: str, plan, *, job, stage: str):
     found = METHODS[method]
     if found.prepare is None or method in result.trained or (method == "matched" and result.matched is not None):
         return result, None
-    asked = settings(plan)
+    asked = settings(plan, chosen)
     hosting.check(models=chosen, steps=plan.steps)
     cost = found.cost(ensemble(chosen, job.loading), result, asked)
     held = hosting.seconds(cost.preparation, more=cost.training_seconds)
@@ -121,7 +134,7 @@ def recipe_json(chosen, result, plan, mode: str, weights, metrics: dict) -> str:
     from fusion.recipe import Recipe
 
     kept = kept_weights(tuple(c.title for c in chosen), result, mode, weights)
-    return Recipe.of(ensemble(chosen), YOURS[mode], settings(plan), kept, metrics=metrics).to_json()
+    return Recipe.of(ensemble(chosen), YOURS[mode], settings(plan, chosen), kept, metrics=metrics).to_json()
 
 
 def kept_weights(names: tuple[str, ...], result, mode: str, weights):
@@ -177,7 +190,8 @@ def measured(chosen, result, plan, own, held, *, count: int, first_seed: int, yo
     pictures = Target(tuple(open_images([path for path, _ in held])), tuple(caption for _, caption in held))
     hosting.check(models=chosen, images=len(held), samples=count, steps=plan.steps)
     looks = 2 * (len(result.gram.strata) - 1) * (len(held) + 32 * len(plan.methods))
-    time_ = hosting.seconds(len(chosen) * (plan.steps * count * len(plan.methods) + looks), count * len(plan.methods))
+    drawn = plan.steps * count * len(plan.methods) * _halves(settings(plan, chosen))
+    time_ = hosting.seconds(len(chosen) * (drawn + looks), count * len(plan.methods))
     return hosting.call(_measured, chosen, result, plan, own, pictures, count, first_seed, yours, job=job, seconds=time_)
 
 
@@ -193,7 +207,8 @@ def _measured(chosen, result, plan, own, pictures, count: int, first_seed: int, 
     prompts = [pictures.prompts[n % len(pictures)] for n in range(count)]
     report = compare(
         together, {m: _method(m, own, yours) for m in plan.methods}, prompts, range(first_seed, first_seed + count), fit=result,
-        held_out=gram, target=list(pictures.images), pictures=pictures, keep=0, steps=plan.steps, progress=job.report, stop=job.stopped,
+        held_out=gram, target=list(pictures.images), pictures=pictures, keep=0, steps=plan.steps, guidance=guidance(plan, chosen),
+        progress=job.report, stop=job.stopped,
     )  # fmt: skip
     return report.to_dict(), report.fitted
 

@@ -73,7 +73,8 @@ def price(session, name: str):
     from . import mixer
 
     own = (session.mode, mixer.weights(session))
-    key = (name, session.stamp, session.plan.steps, own[0] + str(own[1].round(3).tolist()) if name == "yours" else "")
+    asked = session.plan.steps, session.plan.guidance, own[0] + str(own[1].round(3).tolist()) if name == "yours" else ""
+    key = (name, session.stamp, *asked)
     if key not in session.prices:
         try:
             found = draw.price(models_section.chosen(session), session.fit, name, session.plan, own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import secrets
 import shutil
 import threading
@@ -73,6 +74,7 @@ class Plan:
     count: int = 4
     steps: int = 20
     methods: tuple[str, ...] = ("single", "uniform", "scorefusion", "mixture")
+    guidance: float | None = None  # None: what the models are usually drawn with
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -167,6 +169,7 @@ class Session:
             *self.fit_ids,
             *sorted(self.selected),
             str(self.plan.steps),
+            str(self.plan.guidance),
             *(p for p in self.plan.prompts),
             str(self.plan.seeds),
         ]
@@ -239,3 +242,12 @@ def whole(text: object, default: int, low: int, high: int) -> int:
         return min(max(int(float(str(text))), low), high)
     except (TypeError, ValueError, OverflowError):
         return default
+
+
+def guidance(text: object, default: float | None) -> float | None:
+    """A guidance scale from 1 to 30; `default` for what is none."""
+    try:
+        found = float(str(text))
+    except ValueError:
+        return default
+    return min(max(found, 1.0), 30.0) if math.isfinite(found) else default

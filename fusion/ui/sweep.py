@@ -39,7 +39,7 @@ def run(session):
         return
     order = np.argsort(-engine.default_weights(result, "mix"))[:2]
     session.sweep = []
-    one = state.Plan(prompts=plan.prompts[:1], first_seed=plan.first_seed, count=1, steps=plan.steps)
+    one = state.Plan(prompts=plan.prompts[:1], first_seed=plan.first_seed, count=1, steps=plan.steps, guidance=plan.guidance)
 
     def work(job):
         for share in SWEEP:

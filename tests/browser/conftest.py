@@ -52,7 +52,8 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     first = tiny.portraits(root / "Harbor")
     folders = [first] + [tiny.portraits(root / name, seed + 1, sibling=first) for seed, name in enumerate(NAMES[1:])]
-    cards = {f"portraits/{f.name.lower()}": tiny_card("sd", f, id=f"portraits/{f.name.lower()}", title=f.name) for f in folders}
+    cards = {name: tiny_card("sd", f, id=name, title=f.name, guidance=1.0)
+             for name, f in zip((f"portraits/{f.name.lower()}" for f in folders), folders)}  # fmt: skip
     for seed, name in enumerate(target.EXAMPLES[:2]):
         write_target(root / "assets" / "targets" / name / "fit", 4, seed)
     patch = pytest.MonkeyPatch()

@@ -23,7 +23,7 @@ def cards(folder: Path) -> list[ModelCard]:
     first = tiny.portraits(folder / "ada", 0)
     paths = [first] + [tiny.portraits(folder / name.lower(), seed, sibling=first) for seed, name in enumerate(NAMES[1:], 1)]
     uniform = tuple((1 / 18,) * 6 for _ in range(3))
-    return [ModelCard(f"tiny/{n.lower()}", n, "sd", str(p), population=uniform) for n, p in zip(NAMES, paths)]
+    return [ModelCard(f"tiny/{n.lower()}", n, "sd", str(p), population=uniform, guidance=1.0) for n, p in zip(NAMES, paths)]
 
 
 def ensemble(folder: Path):

@@ -128,7 +128,7 @@ def test_an_image_draws_itself_again_to_the_last_pixel(session, cards, tmp_path)
     job = jobs.Job("compare", lambda j: list(draw.samples(chosen, None, "yours", plan, ("blend", [0.5, 0.5]), job=j)))
     list(job.ticks(0.01))
     sample = job.result[1]
-    draw.save(sample, chosen, draw.settings(plan), tmp_path / "shot.png")
+    draw.save(sample, chosen, draw.settings(plan, chosen), tmp_path / "shot.png")
     visitor = state.Session(selected=["tiny/bea", "tiny/cyd"])
     assert comeback.load(visitor, str(tmp_path / "shot.png"))
     list(comeback.run(visitor))

@@ -75,3 +75,19 @@ def test_closing_a_tab_stops_only_its_own_job():
 
 def test_whole():
     assert [state.whole(v, 5, 0, 9) for v in ("3", 12, -4, "x", None, "nan", "inf", 2.7)] == [3, 9, 0, 5, 5, 5, 5, 2]
+
+
+def test_guidance_is_the_models_own_until_the_visitor_says_one():
+    from fusion.ui import compare, draw
+
+    cards = [type("Card", (), {"usual_guidance": 5.0, "id": "x", "source": "x", "revision": None, "adapter": None})()]
+    session = state.Session()
+    assert draw.guidance(session.plan, cards) == 5.0 and "guidance" not in address.query(session)
+    for typed, kept in (("7.5", 7.5), ("nan", 7.5), ("much", 7.5), ("-3", 1.0), ("1e9", 30.0), ("", None)):
+        compare.set_plan(session, {"name": "guidance", "value": typed})
+        assert session.plan.guidance == kept
+    session.plan.guidance = 3.5
+    assert draw.guidance(session.plan, cards) == 3.5 and "guidance=3.5" in address.query(session)
+    again = state.Session()
+    address.restore(again, dict(parse_qsl(address.query(session)[1:])), KNOWN)
+    assert again.plan.guidance == 3.5 and again.column_key("single") != state.Session().column_key("single")
