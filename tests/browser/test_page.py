@@ -116,9 +116,10 @@ def test_stop_keeps_what_was_finished_and_the_page_usable(open_page, tmp_path):
     tab.wait_for_selector("text=30,720 network")
     assert tab.locator("[data-do=draws]").is_visible()  # still unfolded after the panel was renewed
     tab.click("#fit-button")
+    tab.wait_for_selector("[data-running=fit]")  # stopped in its queue it would have nothing to say
     tab.click("[data-do=stop]")
     tab.wait_for_selector("[data-place=fit]")
-    assert tab.locator("[data-running]").count() == 0
+    tab.wait_for_function("!document.querySelector('[data-running]')")
     assert tab.locator("#fit-button").is_enabled() and tab.locator(".thumbs img").count() == 40
 
 
@@ -248,12 +249,12 @@ def test_two_visitors_and_a_reload_in_mid_fit(open_page, tmp_path):
     assert two.locator(".model[aria-checked=true]").count() == 3
     assert two.locator(".thumbs img").count() == 5  # the visitor's own pictures and words outlive the reload
     assert two.locator(".thumbs input").first.input_value() == "a portrait of a hen"
-    assert all(two.evaluate("[...document.querySelectorAll('.thumbs img')].map((i) => i.naturalWidth > 0)"))
+    two.wait_for_function("[...document.querySelectorAll('.thumbs img')].every((i) => i.naturalWidth > 0)")  # the files are still served
     assert one.locator(".thumbs img").count() == 4  # and are nobody else's
-    left = ("AbortError", "Connection errored out")  # Gradio's client says so when a page leaves in mid-stream
-    two.context.said[:] = [s for s in two.context.said if not any(word in s for word in left)]
     fit(one)
     fit(two)
+    left = ("AbortError", "Connection errored out")  # Gradio's client says so when a page leaves in mid-stream
+    two.context.said[:] = [s for s in two.context.said if not any(word in s for word in left)]
     assert one.locator("#answer .card").first.locator("li").count() == 2 and two.locator("#answer .card").first.locator("li").count() == 3
 
 
