@@ -48,6 +48,10 @@ def render(target: Target, out: Path, root: Path = REPOSITORY) -> Rendered:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DeployError(f"{out} is not an empty folder: choose another with --out, or empty it")
     places = sorted({*_code(root), *_assets(target, root)})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeployError(f"the folder {out} cannot be made ({error.strerror}): choose another with --out") from None
     for place in places:
         (out / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / place, out / place)  # what a link points to: the hub stores equal files once

@@ -45,6 +45,8 @@ def run(args, *, progress, stop):
 
     for file in filter(None, (args.out, args.gram)):
         options.writable(file)
+    if not args.no_work:
+        options.folder(_work(args))
     check_levels(args)
     with together(args.device) as team:
         pictures, captions = pictures_in(args.images, args.caption)  # before models, which may have to be fetched
@@ -68,14 +70,18 @@ def run(args, *, progress, stop):
     return result, "\n".join(lines)
 
 
+def _work(args) -> Path:
+    """Where what the models say is kept: beside the recipe, unless another folder was typed."""
+    return Path(args.work) if args.work else Path(args.out).with_suffix(".work")
+
+
 def _kept(args, ensemble, images: int):
-    """The folder of predictions, beside the recipe. Raises ValueError where the disk has no room for them."""
+    """The folder of predictions. Raises ValueError where the disk has no room for them."""
     import shutil
 
     from fusion.kept import Kept, size_of
 
-    folder = Path(args.work) if args.work else Path(args.out).with_suffix(".work")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _work(args)
     own = len(ensemble) * (args.calibrate or 0)
     kept, free = Kept(folder), shutil.disk_usage(folder).free
     needed = size_of(ensemble, images + own, args.levels) - kept.size()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 
@@ -45,4 +46,7 @@ class Shelf:
             file.with_suffix(".partial").replace(file)
         self.done += 1
         self.tell(name)
-        return load_file(file)
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}): delete it and start again, which makes this part anew") from None

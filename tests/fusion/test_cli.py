@@ -344,6 +344,7 @@ def test_a_result_goes_to_a_folder_that_is_made(tmp_path):
 def test_a_folder_that_cannot_be_made_is_said_before_any_work(capsys, tmp_path, place):
     (tmp_path / "file").write_text("")
     for command in (["study", "gaussians", "--quick", "--work", tmp_path / "w", "--out"], ["study", "gaussians", "--quick", "--work"],
+                    ["fit", "--models", "portraits/harbor", "--images", tmp_path, "--out", tmp_path / "f.json", "--work"],
                     ["sample", "--models", "portraits/harbor", "--weights", 1, "--prompt", "a", "--out"]):  # fmt: skip
         code, out, err = run(capsys, *command, tmp_path / place)
         assert code == 1 and "cannot be made" in err and "choose another place" in err and out == ""

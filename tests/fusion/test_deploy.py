@@ -136,6 +136,8 @@ def test_a_folder_that_is_not_empty_and_a_model_that_is_not_here_are_refused(tmp
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(DeployError, match="not an empty folder"):
         render(targets()["cpu-demo"], tmp_path)
+    with pytest.raises(DeployError, match="cannot be made"):
+        render(targets()["cpu-demo"], tmp_path / "mine.txt" / "below")
     stranger = SimpleNamespace(**{**vars(targets()["cpu-demo"]), "models": ("portraits/gone",)})
     with pytest.raises(DeployError, match="portraits/gone"):
         render(stranger, tmp_path / "new")
