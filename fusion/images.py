@@ -243,8 +243,10 @@ def read_captions(path: Path) -> tuple[dict[str, str], Problem | None]:
             content = {entry["file"]: entry["prompt"] for entry in content}
         if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):
             raise ValueError("it maps no file names to prompts")
+        if not content:
+            raise ValueError("it names no pictures")
         return content, None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         cause = "an entry lacks `file` or `prompt`" if isinstance(error, KeyError | TypeError) else str(error)[:200]
         cure = 'Write a list of {"file": ..., "prompt": ...}, or remove it.'
-        return {}, Problem("captions.json", f"The captions cannot be used ({cause}). {cure}")
+        return {}, Problem(safe_name(path.name), f"The captions cannot be used ({cause}). {cure}")

@@ -21,7 +21,7 @@ def clause(file: Path) -> str:
     """The first sentence of a docstring or opening comment, without its full stop."""
     text = (ROOT / file).read_text()
     opening = ast.get_docstring(ast.parse(text)) if file.suffix == ".py" else re.sub(r"^\s*(?:/\*+|//|#)\s*", "", text).split("*/")[0]
-    first = re.split(r"\.(?:\s+(?=[A-Z`'\"])|\s*$)|\n\s*(?:#|//|\*|\n)", opening or "", maxsplit=1)[0]
+    first = re.split(r"\.(?:\s+(?=[A-Z`'\"])|\s*$|\s*\n)|\n\s*(?:#|//|\*|\n)", opening or "", maxsplit=1)[0]
     return " ".join(first.split())
 
 

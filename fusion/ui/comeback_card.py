@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from html import escape
 
-from . import charts, comeback, state
+from . import charts, comeback, state, texts
 from .panel import notes, progress
 
 
@@ -31,7 +31,7 @@ def _card(session, loaded) -> str:
     recipe, rows = loaded.recipe, _rows(session, loaded)
     many = say("comeback.many", shown=comeback.SHOWN, images=loaded.images) if loaded.images > comeback.SHOWN else ""
     undo = f'<button class="btn quiet" type="button" data-do="recipe_undo">{say("comeback.undo")}</button>' if loaded.before else ""
-    redraw = say("comeback.redraw", images=min(loaded.images, comeback.SHOWN), steps=recipe.steps)
+    redraw = say("comeback.redraw", images=texts.images(session.language, min(loaded.images, comeback.SHOWN)), steps=recipe.steps)
     shots = "".join(_shot(session, shot) for shot in loaded.shots)
     return (
         f'<div class="card stack" id="recipe-card"><h3>{say("comeback.is", name=loaded.name)}</h3>'

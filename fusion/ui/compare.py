@@ -35,7 +35,7 @@ def render(session) -> str:
 def _cost(session) -> str:
     """What the grid will cost, before it is drawn; with the time, once these models have drawn here."""
     plan = session.plan
-    images = len(plan.prompts) * plan.count * len(plan.methods)
+    images = texts.images(session.language, len(plan.prompts) * plan.count * len(plan.methods))
     evaluations, seconds = methods.total(session)
     if not evaluations:
         return session.say("compare.cost", images=images)

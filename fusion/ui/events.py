@@ -187,7 +187,7 @@ def on_held(session: state.Session, files) -> list:
 @turn
 def on_recipe(session: state.Session, files) -> list:
     if files:
-        comeback.load_all(session, [str(f) for f in files])
+        uploads.take_back(session, [str(f) for f in files])
     return [None, *refresh(session)]
 
 

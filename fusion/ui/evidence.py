@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from . import charts, engine, models_section, reading, state
+from . import charts, engine, models_section, reading, state, texts
 
 TABS = ("level", "explains", "correlation", "metrics", "population")
 
@@ -140,7 +140,8 @@ def _measured(session) -> str:
     if stored is None:
         return ""
     rows = [
-        [session.tell(f"method.{d['method']}"), f"{d['value']:.3f}", f"{d['low']:.3f}–{d['high']:.3f}", d["samples"], f"{d['floor']:.3f}"]
+        [first_screen.title(session, d["method"]), f"{d['value']:.3f}", f"{d['low']:.3f}–{d['high']:.3f}",
+         d["samples"], f"{d['floor']:.3f}"]  # fmt: skip
         for d in stored["distances"]
     ]
     heads = [session.tell(k) for k in ("word.method", "evidence.distance", "word.interval", "word.samples", "evidence.floor")]
@@ -164,7 +165,7 @@ def _population(session) -> str:
         return f'<p class="soft">{session.say("fit.need_images")}</p>'
     audit = [{**found, "name": session.tell(found["name"])} for found in _audited(session, groups)]
     plates = "".join(
-        f"<figure><h3>{escape(a['name'])} <small>{session.say('evidence.count', count=a['count'])}</small></h3>"
+        f"<figure><h3>{escape(a['name'])} <small>{texts.images(session.language, a['count'])}</small></h3>"
         + charts.heatmap(
             [session.tell(f"presentation.{r}") for r in a["rows"]],
             [session.tell(f"tone.{t}") for t in a["columns"]],

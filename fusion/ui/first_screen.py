@@ -73,7 +73,7 @@ def _own(session) -> str:
         f"{charts.shares(names, data['proportions'], interval, title=session.tell('fit.proportions'))}{limits}{said}"
         f'<div class="row"><a class="btn primary" href="#compare">{say("hero.draw")}</a><a class="btn" href="#fit">{say("hero.mixer")}</a>'
         f'</div></div><div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">'
-        f"{say('hero.target', count=len(session.pictures))}</p>"
+        f"{say('hero.target', images=texts.images(session.language, len(session.pictures)))}</p>"
         f'<div class="strip" aria-hidden="true">{strip}</div></div><p class="soft">{say("hero.not_drawn")}</p></div></div>'
     )
 
@@ -111,7 +111,8 @@ def _answer(session, data: dict) -> str:
         f'<p class="soft">{_honesty(session, data)}</p>'
         f'<div class="row"><a class="btn primary" href="#target">{say("hero.own")}</a><a class="btn" href="#fit">{say("hero.mixer")}'
         f"</a></div></div>"
-        f'<div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">{say("hero.target", count=data["images"])}</p>'
+        f'<div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">'
+        f"{say('hero.target', images=texts.images(session.language, data['images']))}</p>"
         f'<div class="strip" aria-hidden="true">{strip}</div></div>'
         f'<div><div class="hero-head"><p class="eyebrow">{say("hero.row", seeds=", ".join(map(str, data["seeds"])))}'
         f'</p><p class="eyebrow">{say("hero.distance")}</p></div>{_rows(session, data)}</div></div></div>'
@@ -129,6 +130,11 @@ def _leading(data: dict, among=lambda d: True) -> list[dict]:
 
 def _of(data: dict, method: str) -> dict | None:
     return next((d for d in data["distances"] if d["method"] == method), None)
+
+
+def title(session, method: str) -> str:
+    """What a measured row is called: its single model is the truly nearest, which only an example's known population can tell."""
+    return session.tell("hero.nearest" if method == "single" else f"method.{method}")
 
 
 def _distance_sentence(session, data: dict) -> str:
@@ -160,7 +166,7 @@ def _rows(session, data: dict) -> str:
             f'alt="{escape(_alt(session, data, row, s))}" title="{escape(_alt(session, data, row, s))}">'
             for s in row["shots"]
         )
-        name = session.tell("hero.nearest" if row["method"] == "single" else f"method.{row['method']}")
+        name = title(session, row["method"])
         detail = row["member"] or " ".join(charts.decimals(row["weights"]))
         rows.append(
             f'<div class="hero-row {"best" if d in leading else ""}"><div><strong>{escape(name)}</strong><br><small>{escape(detail)}'
@@ -177,7 +183,7 @@ def _rows(session, data: dict) -> str:
 def _alt(session, data: dict, row: dict, shot: dict) -> str:
     weights = ", ".join(charts.named(data["names"], row["weights"]))
     source = session.tell("compare.from", name=shot["member"]) if shot.get("member") else weights
-    method = session.tell("hero.nearest" if row["method"] == "single" else f"method.{row['method']}")
+    method = title(session, row["method"])
     seed = session.tell("compare.seed", seed=shot["seed"])
     return f"{method}, {source}, {seed}: {shot['prompt']}"
 

@@ -14,7 +14,7 @@ def render(session) -> str:
     cards, pictures = models_section.chosen(session), session.pictures
     blocked = "fit.need_models" if len(cards) < 2 else "fit.need_images" if not pictures else ""
     busy = session.job is not None or bool(session.waiting)
-    cost = say("fit.cost", models=len(cards), images=len(pictures), evaluations=_evaluations(session))
+    cost = say("fit.cost", models=len(cards), images=texts.images(session.language, len(pictures)), evaluations=_evaluations(session))
     parts = [
         f'<div class="row"><button class="btn primary" type="button" id="fit-button" data-do="fit" '
         f'data-event="fit" {"disabled" if blocked or busy else ""}>'

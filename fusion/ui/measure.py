@@ -131,19 +131,30 @@ def upload(session, paths: list[str]) -> None:
     """Add held-out images; one that is among the fitted ones is refused, since it would be no evidence."""
     from fusion.images import read_images
 
-    intakes, problems = read_images(paths)
-    said = uploads.said_of(session, problems)
+    recipes, lists, files = uploads.by_kind(paths)
+    listed, said = uploads.read_lists(session, lists)
+    intakes, problems = read_images([*files, *recipes]) if files or recipes else ([], [])
+    said += uploads.said_of(session, problems)
     guesses = captions.proposed(session, [intake.image for intake in intakes])
     fitted, known = {p.image.tobytes() for p in session.pictures}, {p.image.tobytes() for p in session.held}
+    refused, repeated, surplus = [], [], 0
     for intake, guess in zip(intakes, guesses):
         pixels = intake.image.tobytes()
         if pixels in fitted:
-            said.append(("bad", f"{intake.name}: {session.tell('measure.fitted')}"))
-        elif pixels not in known and len(session.held) < 200:
+            refused.append(intake.name)
+        elif pixels in known:
+            repeated.append(intake.name)
+        elif len(session.held) >= uploads.MOST:
+            surplus += 1
+        else:
             path = session.folder / f"held-{len(list(session.folder.glob('held-*')))}.png"
             intake.image.save(path)
-            session.held.append(state.Picture(intake.image, intake.name, intake.caption or guess or session.default_caption, str(path)))
+            session.held.append(state.Picture(intake.image, intake.name, session.default_caption or guess, str(path)))
             known.add(pixels)
+    said += uploads.grouped(session, refused, "bad", session.tell("measure.fitted"))
+    said += uploads.grouped(session, repeated, "info", session.tell("target.duplicate"))
+    said += [("bad", session.tell("target.most", most=uploads.MOST, count=surplus))] if surplus else []
+    said += captions.apply(session, session.held, listed) if listed else []
     uploads.show(session, "held", said)
 
 

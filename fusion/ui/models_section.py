@@ -81,7 +81,7 @@ def _card(session, card, index: int | None) -> str:
     plate = charts.population(np.asarray(card.population), say("models.population", name=card.title)) if card.population is not None else ""
     badges = [
         card.family.upper(),
-        card.licence.split(";")[0] or say("models.no_licence"),
+        texts.translate(session.language, card.licence.split(";")[0]) or say("models.no_licence"),
         *(["LoRA"] if card.adapter else []),
         *_compatibility(session, card),
     ]

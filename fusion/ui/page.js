@@ -7,9 +7,9 @@ window.scoreFusionCopy = async (node) => {
   node.textContent = node.dataset.copied;
   setTimeout(() => { node.textContent = before; }, 1600);
 };
-// Files pasted or dropped anywhere go where they belong: a recipe.json to the way back, pictures to the target. Text fields keep their text.
+// Files pasted or dropped anywhere go where they belong: a recipe.json to the way back, pictures and their captions.json to the target. Text fields keep their text.
 window.scoreFusionFiles = (files) => {
-  const recipe = files.length === 1 && files[0].name.toLowerCase().endsWith('.json');
+  const recipe = files.length === 1 && /^(?!captions).*\.json$/i.test(files[0].name);
   const input = document.querySelector((recipe ? '#recipe-drop' : '#drop') + ' input[type=file]') || document.querySelector('#drop input[type=file]');
   if (!files.length || !input) return;
   const transfer = new DataTransfer();

@@ -42,6 +42,10 @@ element.addEventListener('input', (e) => {
   if (e.target.matches('[data-cut]')) element.querySelector('.wipe').style.setProperty('--cut', e.target.value + '%');
 });
 element.addEventListener('keydown', (e) => {
+  if (e.key === 'Enter' && !e.isComposing && e.target.matches('textarea[data-do]')) {  // one line of text, wrapped
+    e.preventDefault();
+    e.target.blur();
+  }
   const enter = e.key === 'Enter' && e.target.closest('[data-enter]');
   if (enter) { e.preventDefault(); element.querySelector(enter.dataset.enter)?.click(); }
   const tab = e.target.closest('[role=tab]');

@@ -22,10 +22,9 @@ def render(session) -> str:
     say, pictures = session.say, session.pictures
     parts = [notes(session, "target")]
     if pictures:
-        count = say("target.count" if len(pictures) > 1 else "target.count_one", count=len(pictures))
         label = say("target.example", name=say(f"example.{session.example}")) if session.example else ""
         parts.append(
-            f'<div class="row"><strong>{count}</strong><span class="soft">{_advice(session)}'
+            f'<div class="row"><strong>{texts.images(session.language, len(pictures))}</strong><span class="soft">{_advice(session)}'
             f"</span>"
             f'<span class="badge" {"" if label else "hidden"}>{label}</span>'
             f'<button class="btn quiet" type="button" data-do="clear" style="margin-left:auto">{say("target.clear")}</button>'
@@ -54,7 +53,10 @@ def render(session) -> str:
 
 def _thumb(session, index: int, picture) -> str:
     say = session.say
-    note = f"<small>{escape(texts.translate(session.language, picture.note))}</small>" if picture.note else ""
+    said = [say("captions.guess")] * picture.proposed + [escape(texts.translate(session.language, picture.note))] * bool(picture.note)
+    note, described = "", ""
+    if said:
+        note, described = f'<small id="said-{index}">{" · ".join(said)}</small>', f'aria-describedby="said-{index}"'
     if picture.recipe is not None:
         note += (
             f'<button class="btn quiet" type="button" data-do="recipe_of" data-index="{index}" data-then="#comeback">'
@@ -64,9 +66,9 @@ def _thumb(session, index: int, picture) -> str:
         f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
         f'<button class="drop" type="button" data-do="remove" data-index="{index}" '
         f'aria-label="{say("target.remove", name=picture.name)}"><span aria-hidden="true">✕</span></button>'
-        f'<input type="text" maxlength="400" value="{escape(picture.caption)}" title="{escape(picture.caption)}" '
-        f'placeholder="{say("captions.none")}" {"data-proposed" if picture.proposed else ""} '
-        f'data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}">{note}</li>'
+        f'<textarea rows="2" maxlength="400" placeholder="{say("captions.none")}" {"data-proposed" if picture.proposed else ""} '
+        f'data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}" '
+        f'{described}>{escape(picture.caption)}</textarea>{note}</li>'
     )
 
 

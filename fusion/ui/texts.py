@@ -40,6 +40,11 @@ def html(language: str, key: str, **values) -> str:
     return say(language, key, **{name: escape(str(value)) for name, value in values.items()})
 
 
+def images(language: str, count: int) -> str:
+    """`12 images`, `1 image`, `12 枚`."""
+    return say(language, "target.count_one" if count == 1 else "target.count", count=count)
+
+
 def browser_language(header: str | None) -> str:
     """First language of an `Accept-Language` header that we speak."""
     for part in (header or "").split(","):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from gradio_client.utils import strip_invalid_filename_characters
 
 from . import captions, comeback, state, texts
 
@@ -14,16 +16,30 @@ FEW = 3  # files with one and the same problem that are each named in a line of 
 
 def take(session, paths: Sequence[str]) -> None:
     """Add target pictures and what came with them. Own pictures replace an example once one of them can be used."""
-    recipes, lists, files = _sorted(paths)
+    recipes, lists, files = by_kind(paths)
     said = [_recipe(session, path) for path in recipes[:1]]
-    listed, problems = _listed(session, lists)
+    listed, problems = read_lists(session, lists)
     if files:
-        said += _pictures(session, files, listed)
-    said += problems + (captions.apply(session, listed) if listed else [])
-    show(session, "target", said)
+        said += _pictures(session, files)
+    if listed and (session.example or not session.pictures):  # an example has its own captions, and may have files of the same names
+        said.append(("warn", session.tell("captions.first")))
+    elif listed:
+        said += captions.apply(session, session.pictures, listed)
+    show(session, "target", said + problems)
 
 
-def _sorted(paths: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+def take_back(session, paths: Sequence[str]) -> None:
+    """Files dropped where a recipe belongs. Captions are put to their pictures all the same, and both places say so."""
+    lists = [path for path in paths if is_json(path) and captions.is_list(path)]
+    rest = [path for path in paths if path not in lists]
+    if lists:
+        take(session, lists)
+        session.notes["comeback"] = list(session.notes.get("target", ()))
+    if rest:
+        comeback.load_all(session, rest)
+
+
+def by_kind(paths: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Recipes, lists of captions, and everything else, which should be pictures."""
     recipes, lists, files = [], [], []
     for path in map(str, paths or ()):
@@ -45,18 +61,21 @@ def _recipe(session, path: str) -> tuple[str, str]:
     return "info", session.tell("target.recipe" if comeback.load(session, path) else "target.recipe_not", name=name)
 
 
-def _listed(session, paths: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+def read_lists(session, paths: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Name of a picture, as it arrives here -> caption, from lists of captions; and what is to be said of lists that are none."""
     from fusion.images import read_captions, safe_name
 
     found, said = {}, []
     for path in paths:
         content, problem = read_captions(Path(path))
-        found |= {safe_name(name): prompt for name, prompt in content.items()}
+        for name, prompt in content.items():
+            last = PurePosixPath(name.replace("\\", "/")).name  # a list may lie above its pictures
+            found[safe_name(strip_invalid_filename_characters(last))] = prompt
         said += said_of(session, [problem] if problem else [])
     return found, said
 
 
-def _pictures(session, files: Sequence[str], listed: dict) -> list[tuple[str, str]]:
+def _pictures(session, files: Sequence[str]) -> list[tuple[str, str]]:
     """Read the files and add the pictures; what is to be said of those that were left out."""
     from fusion.images import read_images
 
@@ -72,18 +91,21 @@ def _pictures(session, files: Sequence[str], listed: dict) -> list[tuple[str, st
     for intake, guess in zip(fresh[:room], guesses):
         path = session.folder / f"target-{len(list(session.folder.glob('target-*')))}.png"
         intake.image.save(path)
-        caption, own = intake.caption or guess or session.default_caption, not (intake.caption or listed.get(intake.name))
-        session.pictures.append(state.Picture(intake.image, intake.name, caption, str(path), intake.note, carried.get(intake.name),
-                                              proposed=bool(guess and own)))  # fmt: skip
+        asked = session.default_caption  # what the visitor says goes before what the probe reads
+        session.pictures.append(state.Picture(intake.image, intake.name, asked or guess, str(path), intake.note, carried.get(intake.name),
+                                              proposed=bool(guess and not asked)))  # fmt: skip
     said = said_of(session, problems) + grouped(session, [intake.name for intake in repeated], "info", session.tell("target.duplicate"))
     return said + ([("bad", session.tell("target.most", most=MOST, count=len(fresh) - room))] if len(fresh) > room else [])
 
 
 def said_of(session, problems: Sequence) -> list[tuple[str, str]]:
-    """`(kind, sentence)` of intake problems in the visitor's language; files with the same one together."""
+    """`(kind, sentence)` of intake problems in the visitor's language; files with the same one together, and repeated ones where many."""
     by_sentence: dict[tuple[str, str], list[str]] = {}
+    repeats = sum(problem.harmless for problem in problems)
     for problem in problems:
         sentence = texts.translate(session.language, problem.cause_and_cure)
+        if problem.harmless and repeats > FEW:  # each of which repeats another one
+            sentence = session.tell("target.duplicate")
         by_sentence.setdefault(("info" if problem.harmless else "bad", sentence), []).append(problem.name)
     return [line for (kind, sentence), names in by_sentence.items() for line in grouped(session, names, kind, sentence)]
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fusion.ui import texts
+from tests.browser.test_comeback import DROP
 
 
 def weights(tab) -> list[float]:
@@ -139,6 +140,29 @@ def test_bad_upload_is_said_beside_the_pictures(open_page, tmp_path):
     assert tab.locator(".thumbs img").count() == 1
 
 
+def test_captions_are_seen_whole_and_a_list_dropped_anywhere_finds_its_pictures(open_page, tmp_path):
+    rng = np.random.default_rng(1)
+    for n in range(2):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
+    tab = open_page()
+    tab.set_input_files("#drop input[type=file]", [str(tmp_path / f"{n}.png") for n in range(2)])
+    tab.wait_for_function("document.querySelectorAll('.thumbs img').length === 2")
+    assert [tab.locator(".thumbs textarea").nth(n).input_value() for n in range(2)] == ["", ""]
+    long = "a portrait of a factory worker who carries a heavy wrench"
+    tab.locator(".thumbs textarea").first.fill(long)
+    tab.keyboard.press("Enter")  # as in a field of one line
+    tab.wait_for_selector(f".thumbs img[alt='{long}']")
+    box = "[...document.querySelectorAll('.thumbs textarea')].map((n) => n.scrollHeight - n.clientHeight)"
+    assert max(tab.evaluate(box)) <= 1
+    for name in ("captions.json", "words.json"):  # the second goes through the place for recipes
+        text = json.dumps([{"file": "0.png", "prompt": name}, {"file": "1.png", "prompt": "a hen"}, {"file": "7.png", "prompt": "x"}])
+        tab.evaluate(DROP, [name, text])
+        tab.wait_for_selector(f".thumbs img[alt='{name}']")
+        assert [tab.locator(".thumbs textarea").nth(n).input_value() for n in range(2)] == [name, "a hen"]
+        assert "7.png" in tab.locator("[data-place=target].warn").inner_text()
+    assert "for 2 of 2" in tab.locator("[data-place=comeback].info").inner_text()
+
+
 def test_no_image_and_one_model_say_what_is_next(open_page):
     tab = open_page()
     tab.click("[data-do=clear]")
@@ -176,6 +200,8 @@ def test_phone(open_page):
     assert tab.locator(".mx-sticky").is_visible()
     columns = tab.evaluate("getComputedStyle(document.querySelector('.cards')).gridTemplateColumns.split(' ').length")
     assert columns == 2
+    steps = tab.evaluate("[...document.querySelectorAll('.sf-steps a')].map((n) => n.getBoundingClientRect().right)")
+    assert len(steps) == 6 and max(steps) <= 390
     tab.locator(".mx-open").click()
     assert tab.locator(".mx.mx-sheet").is_visible()
     small = tab.evaluate("""[...document.querySelectorAll('.sf button, .sf select, .sf a.btn, .mx button, .mx input')]
@@ -236,7 +262,7 @@ def test_two_visitors_and_a_reload_in_mid_fit(open_page, tmp_path):
         Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"own-{n}.png")
     two.set_input_files("#drop input[type=file]", [str(tmp_path / f"own-{n}.png") for n in range(5)])
     two.wait_for_function("document.querySelectorAll('.thumbs img').length === 5")
-    two.locator(".thumbs input").first.fill("a portrait of a hen")
+    two.locator(".thumbs textarea").first.fill("a portrait of a hen")
     two.keyboard.press("Tab")
     unfold(two, "settings")
     two.select_option("[data-do=draws]", "8")
@@ -248,7 +274,7 @@ def test_two_visitors_and_a_reload_in_mid_fit(open_page, tmp_path):
     two.wait_for_function("window.scoreFusionReady === true")
     assert two.locator(".model[aria-checked=true]").count() == 3
     assert two.locator(".thumbs img").count() == 5  # the visitor's own pictures and words outlive the reload
-    assert two.locator(".thumbs input").first.input_value() == "a portrait of a hen"
+    assert two.locator(".thumbs textarea").first.input_value() == "a portrait of a hen"
     two.wait_for_function("[...document.querySelectorAll('.thumbs img')].every((i) => i.naturalWidth > 0)")  # the files are still served
     assert one.locator(".thumbs img").count() == 4  # and are nobody else's
     fit(one)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fusion.ui import engine, first_screen, measure, texts
+from fusion.ui import engine, first_screen, measure, target, texts
 from fusion.ui import page as page_module
 from tests.browser.conftest import strict
 
@@ -36,6 +36,19 @@ def shipped(browser, tmp_path, monkeypatch):
 
 def shares(tab) -> list[float]:
     return [float(t.split("\u202f")[0]) for t in tab.locator("#answer .card").first.locator(".val b").all_text_contents()]
+
+
+def test_own_portraits_are_fitted_under_their_own_captions_without_a_word_typed(shipped):
+    tab = shipped
+    stored = shares(tab)  # of the same pictures under the captions they were drawn for
+    files = sorted(target.folder_of("valley").glob("*.png"))
+    tab.set_input_files("#drop input[type=file]", [str(file) for file in files])
+    tab.wait_for_function("document.querySelectorAll('.thumbs textarea[data-proposed]').length === 12")
+    tab.click("#fit-button")
+    tab.wait_for_selector("[data-running=fit]")
+    tab.wait_for_selector("#fit-button:not([disabled])")
+    assert shares(tab) == stored and "like none of these models" not in " ".join(tab.locator("#answer ~ .note").all_inner_texts())
+    assert tab.locator("#first-screen h2").inner_text().startswith("These 12 images look like")
 
 
 def test_fit_and_compare_two_methods_on_the_shipped_portraits(shipped):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.ui import captions, engine, fit, state, target, texts, uploads
+from fusion.ui import captions, comeback, engine, first_screen, fit, state, target, texts, uploads
 from models.portraits.population import PRESENTATIONS
 
 
@@ -84,3 +84,57 @@ def test_the_warning_names_captions_that_make_pictures_look_foreign(session):
     assert texts.say("en", "fit.captions") in fit.verdicts(session)[0][1]
     Calibrated.captions_ = 3
     assert texts.say("en", "fit.captions") not in fit.verdicts(session)[0][1]
+
+
+def test_what_the_visitor_says_of_all_pictures_goes_before_proposals(session):
+    session.default_caption = "a drawing"
+    uploads.take(session, [str(file) for file in sorted(target.folder_of("valley").glob("*.png"))])
+    assert {(p.caption, p.proposed) for p in session.pictures} == {("a drawing", False)}
+
+
+def test_a_list_comes_after_its_pictures_wherever_it_is_dropped(session, tmp_path):
+    uploads.take(session, noise(tmp_path, 2))
+    session.pictures[1].name = "IMG 1.png"  # the server takes what shells could misread out of names
+    written = [{"file": "fit/0.png", "prompt": "a hen"}, {"file": "fit\\IMG? 1.png", "prompt": "a cat"}]
+    (tmp_path / "words.json").write_text(json.dumps(written))
+    uploads.take_back(session, [str(tmp_path / "words.json")])
+    assert [p.caption for p in session.pictures] == ["a hen", "a cat"] and session.loaded is None
+    assert session.notes["comeback"] == session.notes["target"] == [("info", "Captions taken from the list: for 2 of 2.")]
+
+
+def test_a_list_without_its_pictures_leaves_the_example_as_it_is(session, tmp_path):
+    target.take_example(session, {"name": "valley"})
+    before = [p.caption for p in session.pictures]
+    (tmp_path / "captions.json").write_text(json.dumps({"000.png": "a hen"}))
+    uploads.take(session, [str(tmp_path / "captions.json")])
+    assert [p.caption for p in session.pictures] == before
+    assert session.notes["target"] == [("warn", texts.say("en", "captions.first"))]
+
+
+@pytest.mark.parametrize("content", ["[", "{", "[]", "{}", '[{"file": "0.png"}]', '{"0.png": 5}', "[1, 2]", "[" + "9," * 600_000 + "9]"])
+def test_a_list_that_is_none_gets_one_sentence_in_both_languages(session, tmp_path, content):
+    (tmp_path / "captions.json").write_text(content)
+    uploads.take(session, noise(tmp_path, 1))
+    for language in texts.LANGUAGES:
+        session.language = language
+        uploads.take(session, [str(tmp_path / "captions.json")])
+        ((kind, sentence),) = session.notes["target"]
+        assert kind == "bad" and sentence.startswith("captions.json: ") and "comeback" not in session.notes
+        assert ("cannot be used" in sentence) == (language == "en")
+
+
+def test_proposed_and_missing_captions_are_both_said(session, tmp_path):
+    uploads.take(session, [str(file) for file in sorted(target.folder_of("valley").glob("*.png"))])
+    uploads.take(session, noise(tmp_path, 1))
+    assert captions.advice(session) == f"{texts.say('en', 'captions.proposed')} {texts.say('en', 'captions.empty')}"
+    shown = target.render(session)
+    assert shown.count(f">{texts.say('en', 'captions.guess')}</small>") == 12
+    target.caption(session, {"index": "0", "value": "a hen"})
+    assert target.render(session).count("data-proposed") == 11
+
+
+def test_images_that_the_models_drew_get_proposals_although_some_are_blurred(session):
+    uploads.take(session, [str(file) for file in sorted(first_screen.FOLDER.glob("valley-*-?.png"))])
+    by_name = {p.name: p for p in session.pictures}
+    assert len(by_name) > 10 and sum(p.proposed for p in session.pictures) > len(by_name) / 2
+    assert all(p.caption in ("", comeback.jobs_of(p.recipe)[p.recipe.picture][0]) for p in session.pictures)

@@ -9,7 +9,7 @@ import re
 import pytest
 from PIL import Image
 
-from fusion.ui import engine, first_screen, state, texts
+from fusion.ui import engine, evidence, first_screen, state, texts
 
 DATA = {
     "schema": 1,
@@ -85,6 +85,12 @@ def test_it_says_so_when_the_images_decide_nothing_or_lie_outside(shown):
     wide = copy.deepcopy(DATA) | {"interval": [[0.0, 0.9], [0.0, 0.9], [0.0, 0.3]]}
     assert texts.say("en", "fit.undecided") in shown(wide) and texts.say("en", "fit.undecided") not in shown(DATA)
     assert "Part of these images is like none of these models" in shown(copy.deepcopy(DATA) | {"outside": True, "p_value": 0.002})
+
+
+def test_the_evidence_calls_the_nearest_single_model_as_the_first_screen_does(shown):
+    shown(DATA)
+    table = evidence._measured(state.Session(example="valley"))
+    assert "Nearest single model" in table and "Best single model" not in table and "Mix" in table
 
 
 def test_ties_lead_together_and_what_is_far_is_called_far(shown):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -103,6 +104,19 @@ def test_fitted_images_are_no_evidence(session, tmp_path):
     assert len(said) == 2 and any(s == f"1-0.png: {texts.say('en', 'measure.fitted')}" for s in said)  # the other: the same picture twice
     measure.clear(session, {})
     assert measure.held_out(session) == [] and "held" not in session.notes
+
+
+def test_held_out_images_that_are_left_out_are_counted_and_lists_of_captions_found(session, tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "MOST", 5)
+    measure.upload(session, files := save(tmp_path, 4, 2))
+    measure.upload(session, [*files, *save(tmp_path, 3, 3)])
+    assert len(session.held) == 5
+    assert [(kind, sentence.split(":")[0]) for kind, sentence in session.notes["held"]] == [
+        ("bad", "At most 5 pictures are used; left out"), ("info", "2-0.png, 2-1.png and 2 more files")]  # fmt: skip
+    (tmp_path / "captions.json").write_text(json.dumps({"2-0.png": "a hen", "2-1.png": "a cat"}))
+    measure.upload(session, [str(tmp_path / "captions.json")])
+    assert [caption for _, caption in measure.held_out(session)] == ["a hen", "a cat", "", "", ""]
+    assert session.notes["held"] == [("info", texts.say("en", "captions.taken", count=2, total=5))]
 
 
 def test_measuring_end_to_end(session, tmp_path, monkeypatch):

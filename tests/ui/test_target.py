@@ -99,7 +99,7 @@ def test_more_than_can_be_used(session, tmp_path, monkeypatch):
         picture(n, size=16).save(tmp_path / f"{n}.png")
     uploads.take(session, [str(tmp_path / f"{n}.png") for n in range(5)])
     assert len(session.pictures) == 3 and [kind for kind, _ in session.notes["target"]] == ["bad"]
-    assert "2 were left out" in session.notes["target"][0][1]
+    assert "left out: 2." in session.notes["target"][0][1]
 
 
 def test_many_files_with_one_problem_are_said_in_one_line_and_a_cut_list_says_so(session, tmp_path):
@@ -110,6 +110,21 @@ def test_many_files_with_one_problem_are_said_in_one_line_and_a_cut_list_says_so
     uploads.show(session, "target", [("info", str(n)) for n in range(15)] + [("bad", "worst")])
     assert session.notes["target"][0] == ("bad", "worst") and session.notes["target"][-1][1] == "… and 4 more." and len(
         session.notes["target"]) == uploads.LINES + 1  # fmt: skip
+
+
+def test_many_repeated_pictures_are_one_calm_line(session, tmp_path):
+    for n in range(10):
+        picture(n % 5, size=16).save(tmp_path / f"{n}.png")
+    uploads.take(session, [str(tmp_path / f"{n}.png") for n in range(10)])
+    ((kind, sentence),) = session.notes["target"]
+    assert len(session.pictures) == 5 and kind == "info" and sentence.startswith("5.png, 6.png and 3 more files: ")
+
+
+def test_large_numbers_are_said_as_japanese_counts_them():
+    from fusion.images import _too_large
+
+    assert "5 千万画素" in texts.translate("ja", _too_large("9,000 x 9,000 pixels"))
+    assert "5 千万画素" in texts.translate("ja", _too_large("more than 150 million pixels"))
 
 
 def test_a_file_that_cannot_be_used_leaves_the_example_where_it_was(session, tmp_path):

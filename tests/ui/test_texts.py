@@ -65,6 +65,10 @@ def test_browser_language():
     assert texts.browser_language(None) == "en"
 
 
+def test_one_image_is_no_plural():
+    assert texts.images("en", 1) == "1 image" and texts.images("en", 12) == "12 images" and texts.images("ja", 1) == "1 枚"
+
+
 def test_join():
     assert texts.join("en", ["a"]) == "a"
     assert texts.join("en", ["a", "b", "c"]) == "a, b and c"
