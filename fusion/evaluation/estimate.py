@@ -34,16 +34,6 @@ def bootstrap_mean(values: np.ndarray, *, draws: int = 1000, level: float = 0.95
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-def basic_interval(value: float, resampled: np.ndarray, *, level: float = 0.95, most: float = np.inf) -> tuple[float, float]:
-    """Basic (reflected) bootstrap interval of a distance, within `[0, most]`.
-
-    A distance between samples is biased upwards by sampling noise, and its resamples are so once more; reflecting them at the value
-    takes the second bias off, so that the interval reaches towards the truth and not away from it (Davison & Hinkley 1997, section 5.2).
-    """
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return float(np.clip(2 * value - high, 0.0, value)), float(np.clip(2 * value - low, value, most))
-
-
 def inverted_interval(value: float, simulated: Callable[[np.ndarray], np.ndarray], *, level: float = 0.95, most: float = np.inf,
                       points: int = 32) -> tuple[float, float]:  # fmt: skip
     """Interval of a distance by inverting its test: the true distances under which measuring `value` would be no surprise.

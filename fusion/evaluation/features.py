@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusion.calibration import CalibratedProportions
-from fusion.evaluation.estimate import Estimate, basic_interval
+from fusion.evaluation.estimate import Estimate, inverted_interval
 from fusion.evaluation.families import FEWEST, joined, labels, resampled_means
 from fusion.methods.coordinates import Coordinates
 from fusion.objective import ResidualGram
@@ -30,13 +30,14 @@ def distance_of_means(u: np.ndarray, v: np.ndarray, *, families: Sequence | None
     3 families nothing is known but the value.
     """
     rng, kin = np.random.default_rng(seed), labels(families, len(u))
-    value = float(np.linalg.norm(u.mean(0) - v.mean(0)))
+    way = u.mean(0) - v.mean(0)
+    value = float(np.linalg.norm(way))
     if kin.max() + 1 < min(FEWEST, len(u)):
         return Estimate(value, 0.0, np.inf)
     moved = resampled_means(u, kin, _drawn(rng, draws, kin)) - resampled_means(v, np.arange(len(v)), _drawn(rng, draws, np.arange(len(v))))
-    low, high = basic_interval(value, np.linalg.norm(moved, axis=1))
-    chance = np.linalg.norm(moved - moved.mean(0), axis=1).mean()
-    return Estimate(value, low, high, float(chance))
+    chance = moved - moved.mean(0)  # (draws, F): what sampling both sets adds to the way between their populations
+    low, high = inverted_interval(value, lambda shares: np.linalg.norm(shares[:, None, None] * way + chance, axis=2))
+    return Estimate(value, low, high, float(np.linalg.norm(chance, axis=1).mean()))
 
 
 def difference_of_distances(a: np.ndarray, b: np.ndarray, v: np.ndarray, *, paired: bool = False, level: float = 0.95, draws: int = 1000,

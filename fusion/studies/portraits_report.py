@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fusion.evaluation.estimate import Estimate, basic_interval
+from fusion.evaluation.estimate import Estimate
+from fusion.evaluation.families import effective
+from fusion.evaluation.population import distance_of_counts
 from fusion.methods import METHODS
 from fusion.studies.figures import Panel, draw
 from fusion.studies.portrait_samples import Pictures
@@ -23,6 +26,72 @@ INDICATORS = {"man": lambda p, t: p == "man", "woman": lambda p, t: p == "woman"
               "lighter": lambda p, t: t in LIGHTER, "darker": lambda p, t: t in DARKER}  # fmt: skip
 MASKS = {name: np.array([rule(*cell) for cell in CELLS], dtype=float) for name, rule in INDICATORS.items()}  # (18,) each
 DRAWS = 1000
+PAGE = """# {title}
+
+Made by `python -m fusion study portraits`. Do not edit.
+
+Members: `portraits/{first}` (men, lighter tones) and `portraits/{second}` (women, darker tones). {count} images a point, bare
+prompts in turn, {steps} steps; the same seeds everywhere, the probe reads the attributes. Columns: the weight of `{second}`.
+Intervals: 95 %, bootstrap over images, of distances the true ones under which measuring so much is no surprise; over groups that could
+replace one another for the exact barycenter, whose images are not independent. The populations are those on the members' cards:
+*geometric* is their Kullback-Leibler barycenter, *arithmetic* their mixture.
+
+![Shares, distances and spread against the weight](sweep.svg)
+
+![One seed a block: a row for each method ({methods}), a column for each weight](images.png)
+
+## Result at weight one half
+
+* Distance to the geometric population (a perfect sampler measures {geometric_floor:.3f}): {half[distance to geometric]}.
+* Distance to the arithmetic population (a perfect sampler measures {arithmetic_floor:.3f}): {half[distance to arithmetic]}.
+* Share of men: {half[man]}. Share of lighter tones: {half[lighter]}.
+* Spread of the images, in units of the members' own: {half[spread]}.
+
+{reading}
+
+{errors}
+
+## Share of men
+
+{tables[man]}
+## Share of lighter tones (light and medium light)
+
+{tables[lighter]}
+## Share of women
+
+{tables[woman]}
+## Share of darker tones (medium dark and dark)
+
+{tables[darker]}
+## Distance to the geometric population (total variation over 18 cells)
+
+{tables[distance to geometric]}
+## Distance to the arithmetic population
+
+{tables[distance to arithmetic]}
+## Spread
+
+Root-mean-square distance of an image's denoiser features to the mean of its prompt's, in units of the members' own.
+
+{tables[spread]}
+## Beside the published figures
+
+Fused scores; published: SDXL with two adapters, 512 images a weight, shares read by CLIP from the authors' cached scores.
+
+{beside}
+Merged parameters at one half, share of men and of lighter tones: {merged}.
+
+## Why ours differs
+
+* **The ends differ.** The published members are nearly pure (98 % to 0 % male). Ours overlap by construction, {first} being 78 % men
+  and {second} 12 %, so shares are to be compared as the part of the way from one member to the other.
+* **How steep the curves are** depends on what the members have in common: where two densities hardly overlap, a small difference of weight
+  decides which of them a fused sample falls to, and SDXL's adapters have almost no population in common.
+* **The geometric average is not the mixture.** It favours what both members find plausible (here persons and medium tones), while routed
+  samples keep what only one of them draws.
+* **The readers differ.** CLIP forces a choice between two words; the probe knows persons and six tones, so the shares of men and women here
+  do not sum to 1.
+"""
 
 
 def populations(share: float) -> dict[str, np.ndarray]:
@@ -32,7 +101,7 @@ def populations(share: float) -> dict[str, np.ndarray]:
 
 
 def measured(pictures: Pictures, share: float, groups: np.ndarray | None = None) -> dict[str, Estimate]:
-    """Every figure of one point with a 95 % bootstrap interval. `groups` (N,): images that are drawn again together, not independent."""
+    """Every figure of one point with a 95 % interval. `groups` (N,): images that are drawn again together, not independent."""
     groups = np.arange(len(pictures)) if groups is None else groups
     sums = np.zeros((groups.max() + 1, len(CELLS)))
     np.add.at(sums, (groups, pictures.cells), 1.0)
@@ -41,9 +110,9 @@ def measured(pictures: Pictures, share: float, groups: np.ndarray | None = None)
     drawn /= drawn.sum(1, keepdims=True)
     found = {name: _between(float(whole @ mask), drawn @ mask) for name, mask in MASKS.items()}
     for name, truth in populations(share).items():
-        value = 0.5 * float(np.abs(whole - truth).sum())
-        low, high = basic_interval(value, 0.5 * np.abs(drawn - truth).sum(1), most=1.0)
-        found[f"distance to {name}"] = Estimate(value, low, high, sampling_floor(truth.reshape(3, 6), len(pictures), draws=500))
+        far = distance_of_counts(sums.sum(0), truth, known=True, effective=effective(groups))
+        floor = sampling_floor(truth.reshape(3, 6), len(pictures), draws=500)  # with independent images
+        found[f"distance to {name}"] = replace(far, floor=floor)
     square = _squares(pictures)
     by_group = np.stack([np.bincount(groups, square), np.bincount(groups)], 1)  # (G, 2)
     again = picks @ by_group
@@ -128,76 +197,18 @@ def _beside(figures: Mapping, shares) -> str:
 
 
 def _page(figures: Mapping, size, count: int) -> str:
-    half = {method: figures[method, 0.5] for method in SWEPT}
+    half, shares = {method: figures[method, 0.5] for method in SWEPT}, size.shares
     floors = [figures["scorefusion", 0.5][f"distance to {kind}"].floor for kind in ("geometric", "arithmetic")]
-    shares, title = size.shares, {method: METHODS[method].title for method in SWEPT}
+    title = {method: METHODS[method].title for method in SWEPT}
     cells = lambda name: ", ".join(f"{title[method]} {told(half[method][name])}" for method in SWEPT)  # noqa: E731
-    merged = ", ".join(f"{told(half['merge'][name])} (published {value:.3f})" for name, value in PUBLISHED_MERGE.items())
-    return f"""# {TITLE}
-
-Made by `python -m fusion study portraits`. Do not edit.
-
-Members: `portraits/{MEMBERS[0]}` (men, lighter tones) and `portraits/{MEMBERS[1]}` (women, darker tones). {count} images a point, bare
-prompts in turn, {size.steps} steps; the same seeds everywhere, the probe reads the attributes. Columns: the weight of `{MEMBERS[1]}`.
-Intervals: 95 %, bootstrap over images; over groups that could replace one another for the exact barycenter, whose images are not
-independent. The populations are those on the members' cards: *geometric* is their Kullback-Leibler barycenter, *arithmetic* their mixture.
-
-![Shares, distances and spread against the weight](sweep.svg)
-
-![One seed a block: a row for each method ({", ".join(title.values())}), a column for each weight](images.png)
-
-## Result at weight one half
-
-* Distance to the geometric population (a perfect sampler measures {floors[0]:.3f}): {cells("distance to geometric")}.
-* Distance to the arithmetic population (a perfect sampler measures {floors[1]:.3f}): {cells("distance to arithmetic")}.
-* Share of men: {cells("man")}. Share of lighter tones: {cells("lighter")}.
-* Spread of the images, in units of the members' own: {cells("spread")}.
-
-{_reading(half, title)}
-
-{_errors(half, figures["noisy", 0.5])}
-
-## Share of men
-
-{_table(figures, "man", shares)}
-## Share of lighter tones (light and medium light)
-
-{_table(figures, "lighter", shares)}
-## Share of women
-
-{_table(figures, "woman", shares)}
-## Share of darker tones (medium dark and dark)
-
-{_table(figures, "darker", shares)}
-## Distance to the geometric population (total variation over 18 cells)
-
-{_table(figures, "distance to geometric", shares)}
-## Distance to the arithmetic population
-
-{_table(figures, "distance to arithmetic", shares)}
-## Spread
-
-Root-mean-square distance of an image's denoiser features to the mean of its prompt's, in units of the members' own.
-
-{_table(figures, "spread", shares)}
-## Beside the published figures
-
-Fused scores; published: SDXL with two adapters, 512 images a weight, shares read by CLIP from the authors' cached scores.
-
-{_beside(figures, shares)}
-Merged parameters at one half, share of men and of lighter tones: {merged}.
-
-## Why ours differs
-
-* **The ends differ.** The published members are nearly pure (98 % to 0 % male). Ours overlap by construction, {MEMBERS[0]} being 78 % men
-  and {MEMBERS[1]} 12 %, so shares are to be compared as the part of the way from one member to the other.
-* **How steep the curves are** depends on what the members have in common: where two densities hardly overlap, a small difference of weight
-  decides which of them a fused sample falls to, and SDXL's adapters have almost no population in common.
-* **The geometric average is not the mixture.** It favours what both members find plausible (here persons and medium tones), while routed
-  samples keep what only one of them draws.
-* **The readers differ.** CLIP forces a choice between two words; the probe knows persons and six tones, so the shares of men and women here
-  do not sum to 1.
-"""
+    names = ("man", "lighter", "woman", "darker", "distance to geometric", "distance to arithmetic", "spread")
+    return PAGE.format(
+        title=TITLE, first=MEMBERS[0], second=MEMBERS[1], count=count, steps=size.steps, methods=", ".join(title.values()),
+        geometric_floor=floors[0], arithmetic_floor=floors[1], half={name: cells(name) for name in names},
+        tables={name: _table(figures, name, shares) for name in names}, reading=_reading(half, title),
+        errors=_errors(half, figures["noisy", 0.5]), beside=_beside(figures, shares),
+        merged=", ".join(f"{told(half['merge'][name])} (published {value:.3f})" for name, value in PUBLISHED_MERGE.items()),
+    )  # fmt: skip
 
 
 def _errors(half: Mapping, noisy: Mapping) -> str:
@@ -209,7 +220,7 @@ def _errors(half: Mapping, noisy: Mapping) -> str:
     if exact[name].high < plain[name].low:
         return "The particles bring the blend nearer to the geometric population, as the theory says."
     enough = ("On these two members the fused scores alone sample the geometric population to within noise."
-              if plain[name].low <= plain[name].floor else "The fused scores alone do not reach it either.")  # fmt: skip
+              if plain[name].low == 0 else "The fused scores alone do not reach it either.")  # fmt: skip
     return f"""The exact barycenter is {verdict}. It is exact for the densities that the networks *have*, not for the
 populations they were trained on: its weights charge a particle for everything the members disagree about, their training errors at low
 noise included, and these differ by kind of image (lighter tones: {told(plain["lighter"])} without the weights, {told(exact["lighter"])}

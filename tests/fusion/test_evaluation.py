@@ -132,6 +132,14 @@ def test_equal_populations_measure_chance_and_others_their_distance():
     assert far.low < 2.0 < far.high and far.low > 10 * far.floor / 5
 
 
+@pytest.mark.parametrize("apart", [0.0, 0.2, 1.0])
+def test_the_interval_of_a_distance_of_means_covers_the_true_one(apart):
+    """A reflected bootstrap, for comparison, covers 0 in 55 % of such draws: chance in eight directions measures as distance."""
+    rng, way = np.random.default_rng(5), apart * np.eye(8)[0]
+    found = [distance_of_means(rng.normal(size=(32, 8)) + way, rng.normal(size=(12, 8)), draws=200, seed=i) for i in range(150)]
+    assert np.mean([e.low <= apart <= e.high for e in found]) >= 0.86
+
+
 # ------------------------------------------------------------------------------------------------ compare
 
 @pytest.fixture(scope="module")
