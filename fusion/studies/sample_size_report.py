@@ -14,7 +14,7 @@ from fusion.studies.tables import markdown, mean_interval, pivot, write_csv
 
 ABOUT = """# How many target images does each method need?
 
-Made by `python -m fusion study sample-size`. Do not edit.
+Made by `python -m fusion study sample-size{more}`. Do not edit.
 
 Images of the population `{target}`: {sizes} of them are fitted, nested, {held_out} further ones are held out; {samples} samples a method
 at {steps} steps; seeds: {seeds} (other images and other sampling seeds). Total variation between the samples' population, read by the
@@ -33,7 +33,8 @@ def write(out: Path, rows: list[dict], settings: dict) -> dict:
     (out / "sample-size.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     if not rows:
         return summary
-    text = ABOUT.format(**settings | {"sizes": ", ".join(map(str, settings["sizes"])), "over": OVER[settings["seeds"] == 1]})
+    text = ABOUT.format(**settings | {"sizes": ", ".join(map(str, settings["sizes"])), "over": OVER[settings["seeds"] == 1],
+                                      "more": "" if settings["seeds"] == 1 else f" --seeds {settings['seeds']}"})
     text += "" if settings["complete"] else "\n**Stopped early: the same command goes on and completes it.**\n"
     for name, label in (("population", "Distance to the population"), ("kid", "KID against held-out images")):
         figures = {(curve["title"], size): Estimate(*point) for curve in curves.values() for size, *point in curve[name]}
