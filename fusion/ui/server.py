@@ -11,6 +11,7 @@ import gradio as gr
 from . import engine, first_screen
 
 MAX_FILE = "64mb"
+STYLES = ("page", "header", "first_screen", "sections", "compare", "evidence", "narrow", "mixer")  # in this order
 
 
 def theme() -> gr.Theme:
@@ -44,7 +45,7 @@ def refuse_taken(port: int | None) -> None:
 def launch(page: gr.Blocks, **overrides):
     """Serve the page: to this machine only, unless it runs on a Space. `overrides` for tests (port, prevent_thread_lock)."""
     folder = resources.files(__package__)
-    css = folder.joinpath("page.css").read_text("utf-8") + folder.joinpath("mixer.css").read_text("utf-8")
+    css = "".join(folder.joinpath(f"{name}.css").read_text("utf-8") for name in STYLES)
     gr.set_static_paths([p for p in (first_screen.FOLDER, engine.ASSETS / "targets", engine.ASSETS / "thumbnails") if p.is_dir()])
     page.queue(max_size=64)
     server = dict(
