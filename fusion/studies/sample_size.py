@@ -20,7 +20,7 @@ from fusion.studies.portrait_evidence import judged
 from fusion.studies.portrait_samples import STEPS
 from fusion.studies.shelf import Shelf
 from fusion.target import Target
-from models.portraits.population import TARGET_POPULATIONS, caption, draw, render
+from models.portraits.population import TARGET_POPULATIONS, caption, draw, render, sampling_floor
 
 TITLE = "How many target images each method needs"
 TARGET, SIZES, HELD_OUT, SAMPLES = "valley", (4, 8, 16, 32, 64), 96, 128
@@ -46,7 +46,8 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
         if None not in cells.values() and len(cells) == len(methods):
             rows += _weighed(bench, seed, size, cells)
     settings = {"sizes": list(sizes), "seeds": seeds, "samples": count, "steps": steps, "held_out": held_out, "target": TARGET,
-                "methods": list(methods), "complete": len(rows) == len(jobs) * len(methods)}  # fmt: skip
+                "methods": list(methods), "floor": sampling_floor(TARGET_POPULATIONS[TARGET], count),
+                "complete": len(rows) == len(jobs) * len(methods)}  # fmt: skip
     return sample_size_report.write(out, rows, settings | {"before": _before(ensemble, bench)})
 
 

@@ -18,9 +18,10 @@ Made by `python -m fusion study sample-size{more}`. Do not edit.
 
 Images of the population `{target}`: {sizes} of them are fitted, nested, {held_out} further ones are held out; {samples} samples a method
 at {steps} steps; seeds: {seeds} (other images and other sampling seeds). Total variation between the samples' population, read by the
-probe, and the known one; in brackets the 95 % interval {over}.
+probe, and the known one: a perfect sampler would measure {floor:.3f} on so many samples. In brackets the 95 % interval {over}.
 """
 OVER = {True: "over samples: other images of the same population would move the curves by more than that", False: "over seeds (Student's)"}
+SAVED = "Nearer than the best single model by (same images, same sampling seeds)"
 QUALITIES = (0.40, 0.35, 0.30, 0.25, 0.20)
 
 
@@ -36,9 +37,7 @@ def write(out: Path, rows: list[dict], settings: dict) -> dict:
     text = ABOUT.format(**settings | {"sizes": ", ".join(map(str, settings["sizes"])), "over": OVER[settings["seeds"] == 1],
                                       "more": "" if settings["seeds"] == 1 else f" --seeds {settings['seeds']}"})
     text += "" if settings["complete"] else "\n**Stopped early: the same command goes on and completes it.**\n"
-    for name, label in (("population", "Distance to the population"), ("kid", "KID against held-out images")):
-        figures = {(curve["title"], size): Estimate(*point) for curve in curves.values() for size, *point in curve[name]}
-        text += f"\n## {label}\n\n" + pivot(figures, "method", settings["sizes"], lambda size: f"{size} images")
+    text += _tables(rows, curves, settings)
     text += "\n![Distance to the population against the number of target images](sample-size.svg)\n" + _business(summary)
     (out / "README.md").write_text(text)
     write_csv(out / "sample-size.csv", [_flat(row) for row in rows])
@@ -66,6 +65,24 @@ def _mean(estimates: list[dict]) -> list[float]:
         return [estimates[0][end] for end in ("value", "low", "high")]
     over = mean_interval([one["value"] for one in estimates])
     return [over.value, over.low, over.high]
+
+
+def _tables(rows: list[dict], curves: dict, settings: dict) -> str:
+    """Distances, what is saved against the best single model where there are seeds to tell it from chance, and KID."""
+    blocks = {label: {(curve["title"], size): Estimate(*point) for curve in curves.values() for size, *point in curve[name]}
+              for name, label in (("population", "Distance to the population"), ("kid", "KID against held-out images"))}  # fmt: skip
+    if settings["seeds"] > 1 and "single" in settings["methods"]:
+        blocks[SAVED] = _saved(rows)
+    by_size = lambda figures: pivot(figures, "method", settings["sizes"], lambda size: f"{size} images")  # noqa: E731
+    return "".join(f"\n## {label}\n\n{by_size(figures)}" for label, figures in blocks.items())
+
+
+def _saved(rows: list[dict]) -> dict:
+    """`{(title, size): Estimate}`: what a method is nearer to the population than the best single model, paired by seed."""
+    far = {(row["method"], row["size"], row["seed"]): row["population"]["value"] for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    return {(row["title"], row["size"]): mean_interval([far["single", row["size"], s] - far[row["method"], row["size"], s] for s in seeds])
+            for row in rows if row["method"] != "single"}  # fmt: skip
 
 
 def _needed(curve: list) -> dict:

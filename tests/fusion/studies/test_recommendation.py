@@ -105,6 +105,23 @@ def test_break_even_lies_where_the_curve_crosses():
     assert found["0.25"] > 16 and sample_size_report.break_even(bumpy)["0.40"] > 16
 
 
+def test_sample_size_tells_what_is_saved_from_chance_by_pairs(tmp_path):
+    """Over seeds the distances spread far more than what a method saves in each of them."""
+    cost = asdict(Cost(10, 1.0))
+    rows = [{"seed": seed, "size": size, "method": name, "title": name.title(), "population": figure(0.3 + 0.1 * seed - saved),
+             "kid": figure(0.1), "cost": cost, "preparing": 0.0, "recommended": False}
+            for seed in range(3) for size in (4, 8) for name, saved in (("single", 0.0), ("mixture", 0.05 + 0.001 * seed))]  # fmt: skip
+    settings = {"sizes": [4, 8], "seeds": 3, "samples": 128, "steps": 10, "held_out": 96, "target": "valley", "floor": 0.08,
+                "methods": ["single", "mixture"], "complete": True,
+                "before": {"calibration": {"evaluations": 1000, "images": 10}, "source phase": None}}  # fmt: skip
+    found = sample_size_report.write(tmp_path, rows, settings)
+    page = (tmp_path / "README.md").read_text()
+    assert found["curves"]["mixture"]["population"][0][2] < 0.2 < 0.3 < found["curves"]["single"]["population"][0][1]
+    assert "sample-size --seeds 3`" in page and "0.051 ± 0.002" in page and "would measure 0.080" in page
+    one = sample_size_report.write(tmp_path, rows[:4], settings | {"seeds": 1})
+    assert one["rows"] == rows[:4] and sample_size_report.SAVED not in (tmp_path / "README.md").read_text()
+
+
 def test_drawing_goes_on_where_it_was_stopped(tmp_path):
     ensemble, asked = small.ensemble(tmp_path), []
 
