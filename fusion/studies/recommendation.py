@@ -29,7 +29,7 @@ from models.catalog import REPOSITORY
 from models.portraits.population import barycenter, mixture, total_variation
 
 TITLE = "Does the recommendation name the method that is truly closest?"
-FITTED, HELD_OUT, SAMPLES, TRUTH = 12, 48, 128, 128  # images to fit and to weigh, samples that recommend and that tell the truth
+FITTED, HELD_OUT, SAMPLES, TRUTH = 12, 48, 128, 512  # images to fit and to weigh, samples that recommend and that tell the truth
 CHEAP = ("single", "uniform", "scorefusion", "mixture", "merge", "switch")
 KINDS = ("mixture", "barycenter", "outside")
 

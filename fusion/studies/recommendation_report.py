@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import binomtest
 
 from fusion.studies import figures
 from fusion.studies.tables import markdown, write_csv
@@ -17,12 +18,14 @@ ABOUT = """# Does the recommendation name the method that is truly closest?
 Made by `python -m fusion study recommendation`. Do not edit.
 
 {targets} targets were drawn: mixtures of the four members, barycenters of them, populations partly outside, in turn. Compared are
-{methods}. {fitted} images of each target fit the methods; {held_out} others and {samples} samples a method, at 10 steps, make the
-recommendation. The truth is the total variation between {truth} further samples of a method, read by the probe, and the population that
+{methods}.
+{fitted} images of each target fit the methods; {held_out} others and {samples} samples a method, at 10 steps, make the recommendation. The
+truth is the total variation between {truth} further samples of a method, read by the probe, and the population that
 the images were drawn from. A draw is clear where the two truly closest methods (of different samples) differ by more than chance: the
 95 % interval of the difference over these samples leaves out 0.
 
-The oracle ranks the methods by the true kinds of the same {held_out} held-out images: what their number allows at best.
+The oracle ranks the methods by the true kinds of the same {held_out} held-out images: what their number allows at best. Shares have exact
+binomial 95 % intervals (Clopper and Pearson 1934).
 """
 
 
@@ -87,7 +90,10 @@ def _decided(found: dict) -> str:
 
 
 def _share(count: int, total: int) -> str:
-    return f"{count} ({count / total:.0%})" if total else "-"
+    if not total:
+        return "-"
+    ends = binomtest(count, total).proportion_ci(0.95)
+    return f"{count} ({count / total:.0%}, {ends.low:.0%} to {ends.high:.0%})"
 
 
 def _line(row: dict) -> dict:
