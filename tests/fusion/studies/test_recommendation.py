@@ -78,7 +78,7 @@ def test_the_page_counts_what_was_right(tmp_path):
     assert summary["rules"]["oracle"]["right"] == 3 and summary["rules"]["scorefusion"]["right"] == 0
     assert summary["decisions"] == {"decided": 3, "true": 2, "draws": 3, "truth_among_ties": 2}  # the single model is not the closest
     text = (tmp_path / "README.md").read_text()
-    assert "right in the 2 clear draws" in text and "1 (50%)" in text and (tmp_path / "right.svg").stat().st_size < 150_000
+    assert "right in the 2 clear draws" in text and "1 (50%, 1% to 99%)" in text and (tmp_path / "right.svg").stat().st_size < 150_000
     assert json.loads((tmp_path / "recommendation.json").read_text())["draws"] == 3
 
 
