@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 
 from . import charts, comeback, state, texts
-from .panel import notes, progress
+from .panel import drop_words, notes, progress
 
 
 def render_head(session) -> str:
     """The heading, and the words inside the drop zone."""
-    words = json.dumps(session.tell("comeback.drop"), ensure_ascii=False)
     return (
         f'<div class="sf inset" id="comeback" style="padding-top:28px;padding-bottom:12px"><h3>{session.say("comeback.title")}</h3>'
-        f'<p class="soft">{session.say("comeback.lead")}</p></div><style>#recipe-drop .wrap::after {{ content: {words}; }}</style>'
+        f'<p class="soft">{session.say("comeback.lead")}</p></div>'
+        + drop_words(session, "recipe-drop", "comeback.drop")
     )
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from html import escape
 
 from . import captions, draw, engine, fit, jobs, measured, methods, mixer, models_section, state, target, texts, uploads
-from .panel import notes, progress, section
+from .panel import drop_words, notes, progress, section
 
 FOLDER = engine.ASSETS / "studies" / "evidence"  # where the study of that name writes
 COUNTS = (16, 32, 64, 128)  # images a method
@@ -77,8 +77,7 @@ def _how(session, report: dict) -> str:
 
 def render_drop(session) -> str:
     """The words inside the drop zone for held-out images."""
-    words = json.dumps(session.tell("measure.drop"), ensure_ascii=False)
-    return f"<style>#held-drop .wrap::after {{ content: {words}; }}</style>{notes(session, 'held')}"
+    return drop_words(session, "held-drop", "measure.drop") + notes(session, "held")
 
 
 def stored(name: str | None) -> dict | None:

@@ -6,6 +6,7 @@ Every element with `data-do` reports: `data-event` names the Gradio event (defau
 
 from __future__ import annotations
 
+import json
 from html import escape
 
 import gradio as gr
@@ -63,6 +64,13 @@ def panel(value: str, elem_id: str) -> gr.HTML:
     return gr.HTML(
         value, html_template="${value}", js_on_load=DELEGATE, elem_id=elem_id, apply_default_css=False, container=False, padding=False
     )
+
+
+def drop_words(session, elem_id: str, key: str) -> str:
+    """The words inside a drop zone, empty and while its files are read: Gradio's own follow the browser's language and not ours."""
+    empty, reading = (json.dumps(session.tell(word), ensure_ascii=False) for word in (key, "word.reading"))
+    return (f"<style>#{elem_id} .wrap::after {{ content: {empty}; }} "
+            f"#{elem_id}:has(.file-preview-holder)::after {{ content: {reading}; }}</style>")  # fmt: skip
 
 
 def section(session, number: int, name: str, body: str) -> str:

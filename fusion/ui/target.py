@@ -7,15 +7,13 @@ from html import escape
 from pathlib import Path
 
 from . import captions, comeback, engine, state, texts
-from .panel import notes, section
+from .panel import drop_words, notes, section
 
 EXAMPLES = ("valley", "coast", "island")
 
 
 def render_head(session) -> str:
-    """The heading, and the words inside the drop zone: Gradio's own follow the browser's language and not ours."""
-    words = json.dumps(session.tell("target.drop"), ensure_ascii=False)
-    return section(session, 2, "target", "") + f"<style>#drop .wrap::after {{ content: {words}; }}</style>"
+    return section(session, 2, "target", "") + drop_words(session, "drop", "target.drop")
 
 
 def render(session) -> str:
