@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from fusion.evaluation.estimate import Estimate
-from fusion.evaluation.families import effective
-from fusion.evaluation.population import distance_of_counts
+from fusion.evaluation.estimate import Estimate, inverted_interval
 from fusion.methods import METHODS
 from fusion.studies.figures import Panel, draw
 from fusion.studies.portrait_samples import Pictures
@@ -109,10 +106,12 @@ def measured(pictures: Pictures, share: float, groups: np.ndarray | None = None)
     whole, drawn = sums.sum(0) / sums.sum(), picks @ sums
     drawn /= drawn.sum(1, keepdims=True)
     found = {name: _between(float(whole @ mask), drawn @ mask) for name, mask in MASKS.items()}
+    chance = drawn - drawn.mean(0)  # (DRAWS, 18): what sampling adds to the shares
     for name, truth in populations(share).items():
-        far = distance_of_counts(sums.sum(0), truth, known=True, effective=effective(groups))
+        way = whole - truth
+        value, seen = 0.5 * float(np.abs(way).sum()), lambda shares, way=way: 0.5 * np.abs(shares[:, None, None] * way + chance).sum(2)
         floor = sampling_floor(truth.reshape(3, 6), len(pictures), draws=500)  # with independent images
-        found[f"distance to {name}"] = replace(far, floor=floor)
+        found[f"distance to {name}"] = Estimate(value, *inverted_interval(value, seen, most=1.0), floor)
     square = _squares(pictures)
     by_group = np.stack([np.bincount(groups, square), np.bincount(groups)], 1)  # (G, 2)
     again = picks @ by_group
