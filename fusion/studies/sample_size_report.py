@@ -71,10 +71,22 @@ def _tables(rows: list[dict], curves: dict, settings: dict) -> str:
     """Distances, what is saved against the best single model where there are seeds to tell it from chance, and KID."""
     blocks = {label: {(curve["title"], size): Estimate(*point) for curve in curves.values() for size, *point in curve[name]}
               for name, label in (("population", "Distance to the population"), ("kid", "KID against held-out images"))}  # fmt: skip
-    if settings["seeds"] > 1 and "single" in settings["methods"]:
-        blocks[SAVED] = _saved(rows)
+    paired = _saved(rows) if settings["seeds"] > 1 and "single" in settings["methods"] else {}
     by_size = lambda figures: pivot(figures, "method", settings["sizes"], lambda size: f"{size} images")  # noqa: E731
-    return "".join(f"\n## {label}\n\n{by_size(figures)}" for label, figures in blocks.items())
+    text = "".join(f"\n## {label}\n\n{by_size(figures)}" for label, figures in blocks.items())
+    return text + (f"\n## {SAVED}\n\n{by_size(paired)}\n{_beyond_chance(paired, settings['sizes'])}" if paired else "")
+
+
+def _beyond_chance(paired: dict, sizes) -> str:
+    """Which methods are nearer than the best single model, and which farther, by intervals that leave out 0."""
+    lines = []
+    for size in sizes:
+        at = {title: found for (title, of), found in paired.items() if of == size}
+        nearer = [title for title, found in at.items() if found.low > 0]
+        farther = [title for title, found in at.items() if found.high < 0]
+        lines.append(f"* {size} images: {', '.join(nearer) or 'none'}" + (f"; farther: {', '.join(farther)}" if farther else "") + ".")
+    by_luck = f"of {len(paired)} figures, about {len(paired) / 40:.0f} would be so without any difference"
+    return f"Nearer by more than chance, where the interval leaves out 0 ({by_luck}):\n\n" + "\n".join(lines) + "\n"
 
 
 def _saved(rows: list[dict]) -> dict:
@@ -116,7 +128,7 @@ def _business(summary: dict) -> str:
     for name, curve in summary["curves"].items():
         needed = {q: _range(n, smallest, largest) for q, n in summary["break_even"][name].items()}
         once = f"{curve['preparing']:.0f} s" if curve["preparing"] else "-"
-        lines.append({"method": curve["title"]} | needed | {"evaluations an image": f"{curve['evaluations']:g}", "once a target": once})
+        lines.append({"method": curve["title"]} | needed | {"evaluations an image": f"{curve['evaluations']:.3g}", "once a target": once})
     headings = {q: f"TV {q}" for q in lines[0] if q.startswith("0.")}
     text = "\n## Images needed for a quality\n\n" + markdown(lines, {key: headings.get(key, key) for key in lines[0]})
     before = summary["settings"]["before"]
