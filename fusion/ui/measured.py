@@ -12,6 +12,7 @@ from . import charts, texts
 
 COST = ("evaluations", "memory", "training_seconds")
 DISTANCES = ("kid", "features", "population")  # what is plotted, where it was measured
+ESTIMATES = ("kid", "features", "population", "diversity", "copies", "loss", "gain")  # figures with an interval
 # columns with sentences of our own
 TEXTS = ("kid", "features", "population", "diversity", "copies", "effective", "loss", "gain", *COST, "seconds")
 
@@ -29,9 +30,17 @@ def render(session, report: dict, *, key: str) -> str:
 
 
 def told(report: dict) -> list[dict]:
-    """The columns that say something: at least one figure, and training only where something was trained."""
+    """The columns that say something, with the decimals of their figures: at least one figure, and training only where something was
+    trained."""
     found = {c["name"]: [v for row in report["rows"] if (v := number(row, c["name"])) is not None] for c in report["columns"]}
-    return [c for c in report["columns"] if found[c["name"]] and (c["name"] != "training_seconds" or any(found[c["name"]]))]
+    shown = [c for c in report["columns"] if found[c["name"]] and (c["name"] != "training_seconds" or any(found[c["name"]]))]
+    return [c | {"places": _places(found[c["name"]]) if c["name"] in ESTIMATES else None} for c in shown]
+
+
+def _places(values: list[float]) -> int | None:
+    """Decimals that all figures of a column have, so that they can be compared at a glance; None: each what it deserves."""
+    largest = max(map(abs, values))
+    return 3 if 0.01 <= largest < 10 else 4 if 0.001 <= largest < 0.01 else None
 
 
 def title(session, column: dict) -> str:
@@ -72,8 +81,8 @@ def _rank(row: dict, name: str, descending: bool) -> tuple:
 
 
 def _best(rows: list[dict], column: dict) -> float | None:
-    """The best value of a column that has a better end and is evidence, to be set in bold."""
-    if column.get("lower_is_better") is None or column["name"] in (*COST, "seconds", "loss", "gain"):
+    """The best value of a column that has a better end and is evidence, to be set in bold; some copies come by chance."""
+    if column.get("lower_is_better") is None or column["name"] in (*COST, "seconds", "copies", "loss", "gain"):
         return None
     values = [v for row in rows if (v := number(row, column["name"])) is not None]
     return (min if column["lower_is_better"] else max)(values) if len(set(values)) > 1 else None
@@ -114,11 +123,11 @@ def _cell(session, row: dict, column: dict, best: float | None) -> str:
     said = explain(session, row, column)
     if value is None:
         return f'<td class="num faint" title="{escape(said)}" aria-description="{escape(said)}">–</td>'
-    text = digits(value)
+    text = digits(value, column["places"])
     text = f"<b>{text}</b>" if best is not None and value == best else text
     text += '<span class="faint" aria-hidden="true">*</span>' if note else ""
-    if isinstance(found, dict):
-        text += f"<small>{_end(found['low'])} … {_end(found['high'])}</small>"
+    if ends := _ends(found, column):
+        text += f"<small>{ends}</small>"
     return f'<td class="num" title="{escape(said)}" aria-description="{escape(said)}">{text}</td>'
 
 
@@ -129,7 +138,8 @@ def explain(session, row: dict, column: dict) -> str:
     if value is None:
         parts[0] += ": –"
     elif isinstance(found, dict):
-        parts[0] += f": {digits(value)} ({session.tell('word.interval')}: {_end(found['low'])} … {_end(found['high'])})"
+        ends = _ends(found, column)
+        parts[0] += f": {digits(value, column['places'])}" + (f" ({session.tell('word.interval')}: {ends})" if ends else "")
         if found.get("floor") is not None:
             parts.append(session.tell("measure.floor", value=digits(found["floor"])))
         if found.get("seeds"):
@@ -141,10 +151,12 @@ def explain(session, row: dict, column: dict) -> str:
     return ". ".join(p.rstrip(".。") for p in [*parts, meaning(session, column)]) + "."
 
 
-def digits(value: float) -> str:
-    """A figure with as many digits as it deserves: 1,234, 12.3, 0.123, 1.2e-05."""
+def digits(value: float, places: int | None = None) -> str:
+    """A figure with so many decimals; None: as many digits as it deserves: 1,234, 12.3, 0.123, 1.2e-05."""
     if value is None or not math.isfinite(value):
         return "–"
+    if places is not None:
+        return f"{value:.{places}f}".replace("-0." + "0" * places, "0." + "0" * places)
     size = abs(value)
     if size >= 100 or value == int(value):
         return f"{value:,.0f}"
@@ -153,8 +165,15 @@ def digits(value: float) -> str:
     return f"{value:.3f}" if size >= 0.01 else f"{value:.1e}" if size < 0.001 else f"{value:.4f}"
 
 
-def _end(value: float | None) -> str:
-    return "?" if value is None else digits(value)
+def _end(value: float | None, places: int | None = None) -> str:
+    return "?" if value is None else digits(value, places)
+
+
+def _ends(found, column: dict) -> str:
+    """`0.1 … 0.2`; nothing where there is no interval: of plain numbers, of shares that are counted, of the baseline's own gain."""
+    if not isinstance(found, dict) or found["low"] == found["high"] is not None:
+        return ""
+    return f"{_end(found['low'], column['places'])} … {_end(found['high'], column['places'])}"
 
 
 def _plots(session, report: dict, columns: list[dict]) -> str:
@@ -179,7 +198,7 @@ def blocks(session, report: dict) -> list[tuple]:
     columns = told(report)
     heads = [session.tell("word.method"), *(title(session, c) for c in columns)]
     ran = [row for row in report["rows"] if not row.get("problem")]
-    out = [("table", heads, [[method_title(session, row), *(_plain_cell(row, c["name"]) for c in columns)] for row in ran])]
+    out = [("table", heads, [[method_title(session, row), *(_plain_cell(row, c) for c in columns)] for row in ran])]
     for column in columns:
         shown = [row for row in report["rows"] if isinstance(row.get(column["name"]), dict)]
         if column["name"] in DISTANCES and len(shown) > 1:
@@ -188,11 +207,9 @@ def blocks(session, report: dict) -> list[tuple]:
     return [*out, *(("text", f"{title(session, c)}: {meaning(session, c)}") for c in columns)]
 
 
-def _plain_cell(row: dict, name: str) -> str:
-    value, found = number(row, name), row.get(name)
-    if value is None:
-        return "–"
-    return f"{digits(value)}\n{_end(found['low'])} … {_end(found['high'])}" if isinstance(found, dict) else digits(value)
+def _plain_cell(row: dict, column: dict) -> str:
+    value, ends = number(row, column["name"]), _ends(row.get(column["name"]), column)
+    return "–" if value is None else digits(value, column["places"]) + (f"\n{ends}" if ends else "")
 
 
 # ------------------------------------------------------------------------------------------------ the sentence

@@ -68,6 +68,18 @@ def test_the_recommendation_in_japanese_says_the_same(best, decided):
         assert texts.say("ja", f"method.{best}") in said and ("偶然では" in said) == decided
 
 
+def test_a_columns_figures_have_the_same_decimals_and_no_interval_of_no_width():
+    columns = [{"name": name, "title": name, "explanation": "", "unit": ""} for name in ("kid", "copies", "gain", "evaluations")]
+    figure = lambda value, low, high: {"value": value, "low": low, "high": high}  # noqa: E731
+    counted = {"copies": figure(1 / 128, 1 / 128, 1 / 128), "cost": {"evaluations": 10}}
+    rows = [{"method": "a", "title": "a", "kid": figure(1.2, 1.1, 1.3), "gain": figure(0.0, 0.0, 0.001), **counted},
+            {"method": "b", "title": "b", "kid": figure(-0.0035, -0.1, 0.09), "gain": figure(-0.0019, -0.0019, -0.0009), **counted}]
+    table = measured.blocks(state.Session(), {"columns": columns, "rows": rows})[0]
+    assert table[2][0][1:] == ["1.200\n1.100 … 1.300", "0.0078", "0.0000\n0.0000 … 0.0010", "10"]
+    assert table[2][1][1:] == ["-0.004\n-0.100 … 0.090", "0.0078", "-0.0019\n-0.0019 … -0.0009", "10"]
+    assert measured.digits(-0.0001, 3) == "0.000" and measured.digits(float("nan"), 3) == "–"
+
+
 def test_digits():
     values = (1234.4, 12.34, 0.1234, 0.001234, 0.00001234, 0.0, -0.02, float("nan"))
     assert [measured.digits(v) for v in values] == ["1,234", "12.3", "0.123", "0.0012", "1.2e-05", "0", "-0.020", "–"]
@@ -164,7 +176,7 @@ def test_stored_evidence_is_shown_where_it_is(session, tmp_path, monkeypatch):
     data = {"settings": settings, "columns": report()["columns"], "targets": {"valley": target_}}
     (tmp_path / "evidence.json").write_text(json.dumps(data))
     html = measure.render_head(session)
-    assert "figures-shipped" in html and "Recommended: Mixture. (2 of 3 seeds recommend this method.)" in html
+    assert "figures-shipped" in html and "Recommended: Mixture. (One seed says so; 2 of 3 name this method." in html
     assert "Mean over seeds, 95 % interval 0.100 … 0.300" in html and "too few" in html and "samples 128" in html
     assert measure.stored("../x") is None and measure.stored(None) is None
 
