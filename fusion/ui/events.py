@@ -193,8 +193,10 @@ def on_recipe(session: state.Session, files) -> list:
 
 @turn
 def on_stop(session: state.Session) -> list:
+    """Running work shows its own end; an answer from here could reach the browser after that and show it running for ever."""
     if session.job is not None:
         session.job.stop()
+        return [gr.skip() for _ in PANELS]
     session.waiting = ""
     return refresh(session)
 

@@ -131,3 +131,11 @@ def test_an_address_that_says_something_else_has_the_last_word(session, monkeypa
     load(linked, KEY, "models=tiny/bea,tiny/ada&mode=blend&lang=ja&seed=9")
     assert linked.selected == ["tiny/bea", "tiny/ada"] and linked.mode == "blend" and linked.plan.first_seed == 9
     assert linked.language == "ja" and len(linked.pictures) == 2
+
+
+def test_stop_leaves_the_screen_to_the_work_that_ends():
+    """A panel sent by Stop could reach the browser after the work's last one and show it running for ever."""
+    session, pressed = state.Session(), []
+    session.job = types.SimpleNamespace(stop=lambda: pressed.append(True))
+    answer = events.on_stop(session)
+    assert pressed == [True] and len(answer) == len(events.PANELS) and not session.sent
