@@ -113,7 +113,7 @@ class Bench:
     def _pictures(self, name: str, seed: int, fit: Fit | None, stop, first: list | None = None) -> Pictures | None:
         """The samples, from disk or drawn now; `first` receives the first one that is drawn. None when stopped."""
         fit = self.fit(seed) if fit is None else fit
-        k = _one_member(name, fit)
+        k = one_member(name, fit)
         if k is not None:
             return self._drawn(f"member-{self.ensemble.names[k]}", "single", seed, fit, stop, first, one_hot(len(self.ensemble), k))
         if name == "mixture":
@@ -137,7 +137,7 @@ class Bench:
                        stop=stop)  # fmt: skip
 
 
-def _one_member(name: str, fit: Fit) -> int | None:
+def one_member(name: str, fit: Fit) -> int | None:
     """The member that draws all samples of a method, where it is one: its own samples serve all targets."""
     if name == "single":
         return best_single(fit)

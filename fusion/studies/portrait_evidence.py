@@ -34,10 +34,12 @@ def judged(drawn: Mapping[str, Pictures], held_out: Pictures, population: np.nda
     return rows, recommend(rows, readings, target, paired=all(np.array_equal(one.seeds, first) for one in drawn.values()), families=kin)
 
 
-def families(method: str, pictures: Pictures) -> tuple[str, ...] | None:
-    """Labels of pictures that may descend from one particle; None where all are independent. What is kept of a picture does not tell its
-    ancestor, so those of one prompt, which alone are resampled into one another, all count as kin."""
-    return pictures.prompts if method == "barycenter" else None
+def families(method: str, pictures: Pictures) -> tuple | None:
+    """Labels of pictures that may descend from one particle; None where all are independent. Where no ancestor was noted, pictures of one
+    prompt, which alone are resampled into one another, all count as kin."""
+    if method != "barycenter":
+        return None
+    return pictures.prompts if pictures.kin is None else tuple(pictures.kin.tolist())
 
 
 def share_of_cells(pictures: Pictures) -> np.ndarray:

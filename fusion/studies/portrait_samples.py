@@ -6,7 +6,7 @@ All studies draw alike: 10 steps, bare prompts in turn, batches of 64 under bflo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,17 @@ BATCH, STEPS = 64, 10
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """`images` (N, 64, 64, 3) uint8; `cells` (N,) as the probe reads them, or true ones; `features` (N, F) by member 0's denoiser."""
+    """`images` (N, 64, 64, 3) uint8; `cells` (N,) as the probe reads them, or true ones; `features` (N, F) by member 0's denoiser.
+
+    `kin` (N,): seed of the particle that each descends from, its own where nothing is resampled; None where that was not noted.
+    """
 
     images: np.ndarray
     cells: np.ndarray
     features: np.ndarray
     prompts: tuple[str, ...]
     seeds: np.ndarray
+    kin: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -39,7 +43,8 @@ class Pictures:
     def take(self, rows) -> Pictures:
         rows = np.arange(len(self))[rows]
         prompts = tuple(self.prompts[row] for row in rows)
-        return Pictures(self.images[rows], self.cells[rows], self.features[rows], prompts, self.seeds[rows])
+        kin = None if self.kin is None else self.kin[rows]
+        return Pictures(self.images[rows], self.cells[rows], self.features[rows], prompts, self.seeds[rows], kin)
 
     def pil(self) -> list[Image.Image]:
         return [Image.fromarray(one) for one in self.images]
@@ -67,7 +72,8 @@ def samples(ensemble, sample: Callable[[SamplingPlan], Iterable[Sample]], file: 
             drawn = sorted(sample(plan), key=lambda one: chosen.index(one.seed))
         if len(drawn) < len(chosen):
             return None
-        part = _read(ensemble, [one.image for one in drawn], plan.prompts, chosen)
+        kin = np.array([one.seed if one.family is None else one.family[1] for one in drawn])
+        part = replace(_read(ensemble, [one.image for one in drawn], plan.prompts, chosen), kin=kin)
         kept = part if kept is None else joined(kept, part)
         save(file, kept)
         if progress is not None:
@@ -105,12 +111,14 @@ def routed(pools: Sequence[Pictures], proportions: np.ndarray) -> Pictures:
 
 def joined(one: Pictures, other: Pictures) -> Pictures:
     both = lambda name: np.concatenate([getattr(one, name), getattr(other, name)])  # noqa: E731
-    return Pictures(both("images"), both("cells"), both("features"), one.prompts + other.prompts, both("seeds"))
+    kin = None if one.kin is None or other.kin is None else both("kin")
+    return Pictures(both("images"), both("cells"), both("features"), one.prompts + other.prompts, both("seeds"), kin)
 
 
 def save(file: Path, pictures: Pictures) -> None:
     """Written beside the file and moved there: a run that is killed leaves the last whole one."""
-    parts = {name: np.ascontiguousarray(getattr(pictures, name)) for name in ("images", "cells", "features", "seeds")}
+    kept = [name for name in ("images", "cells", "features", "seeds", "kin") if getattr(pictures, name) is not None]
+    parts = {name: np.ascontiguousarray(getattr(pictures, name)) for name in kept}
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".part")
     save_file(parts, str(beside))

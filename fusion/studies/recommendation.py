@@ -2,8 +2,9 @@
 
 Every target is a population of portraits: a mixture of the members', a barycenter of them, or one partly outside. From 12 images the
 methods are fitted, from 48 others and samples of each method the recommendation is made, as for anybody's images; the truth is the total
-variation between further samples of each method, counted by the probe, and the known population: no chance is shared by the two. Six
-methods take part that need no training or search; the single models' samples serve all targets (the mixture's are among them).
+variation between further samples of each method, counted by the probe, and the known population: no chance is shared by the two. Eight
+methods take part, of every kind one at least: single models, averages of scores and of parameters, routing, resampling, training. What
+would draw the same pictures is drawn once: the single models' samples serve all targets.
 """
 
 from __future__ import annotations
@@ -13,24 +14,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from fusion.calibration import Calibration
 from fusion.evaluation.estimate import Estimate
-from fusion.fitting import Fit, fit_all
-from fusion.methods import METHODS, SamplingPlan
-from fusion.methods.single import best_single, one_hot
-from fusion.objective import ResidualGram, fit_gram
+from fusion.fitting import Fit
+from fusion.methods import METHODS
+from fusion.methods.single import one_hot
 from fusion.studies import portrait_samples, recommendation_report
 from fusion.studies.fidelity import NAMES, portraits_ensemble
+from fusion.studies.method_bench import Bench, one_member
 from fusion.studies.portrait_evidence import judged, population_lead, share_of_cells
 from fusion.studies.shelf import Shelf
-from models.catalog import REPOSITORY
+from fusion.target import Target
 from models.portraits.population import barycenter, mixture, total_variation
 
 TITLE = "Does the recommendation name the method that is truly closest?"
 FITTED, HELD_OUT, SAMPLES, TRUTH = 12, 48, 128, 512  # images to fit and to weigh, samples that recommend and that tell the truth
-CHEAP = ("single", "uniform", "scorefusion", "mixture", "merge", "switch")
+COMPARED = ("single", "uniform", "scorefusion", "mixture", "merge", "switch", "barycenter", "transfer")
 KINDS = ("mixture", "barycenter", "outside")
 
 
@@ -51,18 +50,18 @@ class Sizes:
 def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None, progress=None, stop=None) -> dict:
     """`seeds`: drawn targets (24); the kinds take turns. Returns the summary that recommendation.json holds."""
     targets, sizes = seeds or (3 if quick else 24), Sizes(8, 8, 4, 8) if quick else Sizes()
+    methods = tuple(name for name in COMPARED if not (quick and METHODS[name].prepare is not None))
     Shelf(work, asdict(sizes) | {"steps": portrait_samples.STEPS}, targets)  # refuses parts of other settings
-    calibration = Calibration.load(REPOSITORY / "assets" / "calibration" / "portraits.safetensors")
     ensemble, results = portraits_ensemble("cpu"), []
     pools = _pools(ensemble, work, sizes.drawn, progress, stop)
     for number in range(targets if pools is not None else 0):
-        result = _target(ensemble, calibration, pools, number, sizes, work, stop)
+        result = _target(ensemble, pools, methods, number, sizes, work, stop)
         if result is None:
             break
         results.append(result)
         if progress is not None:
             progress(number + 1, targets, f"target {number + 1} of {targets}")
-    titles = [METHODS[name].title for name in CHEAP]
+    titles = [METHODS[name].title for name in methods]
     return recommendation_report.write(out, results, asdict(sizes) | {"targets": targets, "methods": titles})
 
 
@@ -93,7 +92,7 @@ def _pools(ensemble, work: Path, samples: int, progress, stop):
     return found
 
 
-def _target(ensemble, calibration, pools, number: int, sizes: Sizes, work: Path, stop) -> dict | None:
+def _target(ensemble, pools, methods: tuple[str, ...], number: int, sizes: Sizes, work: Path, stop) -> dict | None:
     """Everything measured on one drawn target, kept in `work`; None when stopped."""
     kept = work / f"target-{number}.json"
     if kept.is_file():
@@ -102,37 +101,33 @@ def _target(ensemble, calibration, pools, number: int, sizes: Sizes, work: Path,
     rng = np.random.default_rng(2000 + number)
     images, prompts, _ = portrait_samples.population_images(ensemble, truth, sizes.fitted, rng)
     held = portrait_samples.population_images(ensemble, truth, sizes.held_out, rng)[2]
-    fit = fit_all(_gram(ensemble, images, prompts, number, work), calibration)
-    drawn = _drawn(ensemble, fit, pools, number, sizes.drawn, work, stop)
+    target = Target(tuple(images), tuple(prompts))
+    bench = Bench(ensemble, f"target-{number}", target, target, work, sizes.drawn, portrait_samples.STEPS)
+    costs = {name: METHODS[name].cost(ensemble, bench.fit(0), bench.plan()) for name in methods}
+    drawn = _drawn(bench, pools, methods, sizes, stop)
     if drawn is None:
         return None
-    costs = {name: METHODS[name].cost(ensemble, fit, SamplingPlan("", [0], steps=portrait_samples.STEPS)) for name in drawn}
-    result = {"kind": kind, "number": number, **_judged(drawn, held, truth, costs, sizes.samples), **_found(fit)}
+    result = {"kind": kind, "number": number, **_judged(drawn, held, truth, costs, sizes.samples), **_found(bench.fit(0))}
     kept.write_text(json.dumps(result))
     return result
 
 
-def _gram(ensemble, images, prompts, number: int, work: Path) -> ResidualGram:
-    file = work / f"target-{number}.gram.safetensors"
-    if not file.is_file():
-        with torch.autocast("cpu", torch.bfloat16):
-            fit_gram(ensemble, images, prompts, seed=number).save(file)
-    return ResidualGram.load(file)
-
-
-def _drawn(ensemble, fit: Fit, pools, number: int, samples: int, work: Path, stop) -> dict | None:
-    """Samples of every cheap method that there is; those that would be the same pictures are not drawn twice."""
-    drawn = {"single": pools[best_single(fit)], "uniform": pools[-1],
-             "mixture": portrait_samples.routed(pools[: len(NAMES)], fit.calibrated.proportions_)}  # fmt: skip
-    for name in CHEAP:
-        if name in drawn or name not in METHODS:
+def _drawn(bench: Bench, pools, methods: tuple[str, ...], sizes: Sizes, stop) -> dict | None:
+    """Samples of every method, as many at once as make a recommendation; those that would be the same pictures are not drawn twice."""
+    fit, members = bench.fit(0), pools[: len(NAMES)]
+    drawn = {"uniform": pools[-1], "mixture": portrait_samples.routed(members, fit.calibrated.proportions_)}
+    drawn |= {name: members[k] for name in methods if (k := one_member(name, fit)) is not None}
+    for name in methods:
+        if name in drawn:
             continue
-        draw = lambda plan, name=name: METHODS[name].run(ensemble, fit, plan)  # noqa: E731
-        found = portrait_samples.samples(ensemble, draw, work / f"target-{number}-{name}.safetensors", range(samples), stop=stop)
+        ready = fit if METHODS[name].prepare is None or (stop is not None and stop()) else bench.prepared(name, fit, stop)[0]
+        draw = lambda plan, name=name, ready=ready: METHODS[name].run(bench.ensemble, ready, plan)  # noqa: E731
+        found = portrait_samples.samples(bench.ensemble, draw, bench.work / f"{bench.name}-{name}.safetensors", range(sizes.drawn),
+                                         at_once=sizes.samples, stop=stop)  # fmt: skip
         if found is None:
             return None
         drawn[name] = found
-    return {name: drawn[name] for name in CHEAP if name in drawn}
+    return {name: drawn[name] for name in methods}
 
 
 def _judged(drawn: dict, held, truth: np.ndarray, costs: dict, samples: int) -> dict:

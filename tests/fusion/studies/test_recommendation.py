@@ -86,7 +86,7 @@ def test_a_quick_run_writes_its_page_and_goes_on_from_what_is_kept(tmp_path):
     out, work = tmp_path / "out", tmp_path / "work"
     first = recommendation.run(out, work, quick=True, seeds=1)
     target = json.loads((out / "recommendation.json").read_text())["targets"][0]
-    assert set(target["distance"]) == set(recommendation.CHEAP) and first["rules"]["scorefusion"]["right"] in (0, 1)
+    assert set(target["distance"]) == set(recommendation.COMPARED) - {"transfer"} and first["rules"]["scorefusion"]["right"] in (0, 1)
     drawn = {file.name: file.stat().st_mtime_ns for file in work.glob("*.safetensors")}
     assert recommendation.run(out, work, quick=True, seeds=1) == first
     assert {file.name: file.stat().st_mtime_ns for file in work.glob("*.safetensors")} == drawn
