@@ -9,6 +9,11 @@ centring, 84 to 87 % with the middle block, 97.9 % with the autoencoder's latent
 Two sources of difference that are no difference of population are taken out. The autoencoder's traces: held-out images pass through it
 once (`through_autoencoder`), as samples did. The prompt: `PromptSpace` subtracts what all samples of a prompt share, because what a prompt
 asks for is the largest part of any picture's features and the same in every method.
+
+Kernel distances are measured in units of the spread within sets (`PromptSpace.whiten`), so that what differs between any two pictures
+counts less. Against 48 held-out images of 60 populations, 8 samplers, pairs whose true total variation differs by more than 0.06: 128
+samples rank 91 % of the pairs right and tell 74 % of those more than 0.15 apart from chance (90 % and 64 % in units of each feature's own
+spread); 16 samples 76 % and 27 % (71 % and 17 %). An oracle that counts the true kinds of the same images ranks 95 % and 81 % right.
 """
 
 from __future__ import annotations
@@ -90,7 +95,7 @@ def _block(network: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class PromptSpace:
-    """Features without what the prompt explains, in units of the samples' own spread.
+    """Features without what the prompt explains, in units of their spread over all samples.
 
     What a prompt explains is estimated from every method's samples of it, so that no method is at home here, and shrunk by `(k - 1) / k`
     for k seeds, since one seed gives like pictures in all methods. A sample is compared with the other seeds of its prompt (its own would
@@ -101,10 +106,13 @@ class PromptSpace:
     shift: dict[str, np.ndarray]  # prompt -> (F,)
     scale: np.ndarray  # (F,)
     samples: tuple[np.ndarray, ...]  # the methods' own samples, read
+    held_out: np.ndarray  # (M, F): the images that they are compared with, read
+    metric: np.ndarray  # (F, F): takes the correlations within sets out
 
     @classmethod
-    def of(cls, features: Sequence[np.ndarray], prompts: Sequence[Sequence[str]]) -> PromptSpace:
-        """From the features `(N, F)` and prompts of every method's samples, in the order of their seeds."""
+    def of(cls, features: Sequence[np.ndarray], prompts: Sequence[Sequence[str]],
+           held_out: tuple[np.ndarray, Sequence[str]]) -> PromptSpace:  # fmt: skip
+        """From the features `(N, F)` and prompts of every method's samples, in the order of their seeds, and those of held-out images."""
         rows = [np.asarray(one, dtype=float) for one in features]
         centre, said = np.concatenate(rows).mean(0), [np.array(list(some)) for some in prompts]
         paired, shift, left = all(np.array_equal(some, said[0]) for some in said), {}, [one - centre for one in rows]
@@ -120,9 +128,39 @@ class PromptSpace:
                     own[here] -= ((total - seed) / others - centre) * (seeds - 1) / seeds
         every = np.concatenate(left)
         scale = every.std(0) + 1e-9 * max(float(every.std()), 1e-300)
-        return cls(centre, shift, scale, tuple(one / scale for one in left))
+        target = _unasked(held_out[0], held_out[1], centre, shift) / scale
+        samples = tuple(one / scale for one in left)
+        return cls(centre, shift, scale, samples, target, _metric(samples, target))
 
     def read(self, features: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
         """`(N, F)` of other images; a prompt that no sample had keeps its share of the features."""
-        none = np.zeros_like(self.centre)
-        return (np.asarray(features, dtype=float) - self.centre - np.stack([self.shift.get(p, none) for p in prompts])) / self.scale
+        return _unasked(features, prompts, self.centre, self.shift) / self.scale
+
+    def whiten(self, x: np.ndarray) -> np.ndarray:
+        """`(N, F)`: what was read, in units of the spread within a method and among held-out images."""
+        return x @ self.metric
+
+
+def _unasked(features: np.ndarray, prompts: Sequence[str], centre: np.ndarray, shift: dict[str, np.ndarray]) -> np.ndarray:
+    none = np.zeros_like(centre)
+    return np.asarray(features, dtype=float) - centre - np.stack([shift.get(p, none) for p in prompts])
+
+
+def _metric(samples: Sequence[np.ndarray], held_out: np.ndarray) -> np.ndarray:
+    """`(F, F)`: the inverse root of the covariance within sets.
+
+    Of a method and of the held-out images by their numbers of pictures, so that every picture has the same part in it and neither set looks
+    narrow in units of its own. Shrunk towards no correlation by `2 F / (2 F + n)`, n pictures of both: fewer pictures than features show
+    correlations that are none.
+    """
+    counts = np.array([np.mean([len(one) for one in samples]), len(held_out)])
+    own = np.average([_covariance(samples), _covariance([held_out])], axis=0, weights=counts)
+    shrunk = 2 * len(own) / (2 * len(own) + counts.sum())
+    values, axes = np.linalg.eigh((1 - shrunk) * own + shrunk * np.eye(len(own)))
+    return (axes / np.sqrt(values)) @ axes.T
+
+
+def _covariance(sets: Sequence[np.ndarray]) -> np.ndarray:
+    """`(F, F)`: within sets, each about its own mean."""
+    apart = np.concatenate([one - one.mean(0) for one in sets])
+    return apart.T @ apart / max(len(apart) - len(sets), 1)

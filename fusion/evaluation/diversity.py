@@ -8,21 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusion.evaluation.estimate import Z95, Estimate, jackknife_variance, squared_distances
-from fusion.evaluation.families import FEWEST, apart, labels, without
+from fusion.evaluation.families import FEWEST, labels, pairs_of, without
 
 
-def diversity(x: np.ndarray, y: np.ndarray, families: Sequence | None = None) -> Estimate:
+def diversity(x: np.ndarray, y: np.ndarray, families: Sequence | None = None,
+              prompts: tuple[Sequence[str], Sequence[str]] | None = None) -> Estimate:  # fmt: skip
     """Mean distance between two samples `x` (N, F), over that between two held-out images `y` (M, F): 1 is as diverse as the target.
 
     `families` (N,): samples with one label descend from one particle, and only samples of different ones are compared; None: all are
-    independent. 95 % interval by jackknife over both sets. Raises ValueError for fewer than 3 images in a set, or 3 families.
+    independent. `prompts` (of `x`, of `y`): only pictures of different ones are compared, see `fusion.evaluation.families`. 95 % interval
+    by jackknife over both sets. Raises ValueError for fewer than 3 images in a set, or 3 families.
     """
     kin = labels(families, len(x))
     if len(x) < 3 or len(y) < 3 or kin.max() + 1 < FEWEST:
         found = f"{len(x)} samples of {len(set(kin))} particles against {len(y)} held-out images"
         raise ValueError(f"the diversity of {found}: give at least 3 of each")
-    own, own_without = _mean_distance(np.asarray(x, dtype=float), kin)
-    target, target_without = _mean_distance(np.asarray(y, dtype=float), np.arange(len(y)))
+    pairs, _, others = pairs_of(kin, prompts, len(y))
+    own, own_without = _mean_distance(np.asarray(x, dtype=float), pairs, kin)
+    target, target_without = _mean_distance(np.asarray(y, dtype=float), others, np.arange(len(y)))
     if target <= 0:
         raise ValueError("all held-out images are the same picture, so there is no diversity to compare with: hold out different ones")
     error = np.sqrt(jackknife_variance(own_without / target) + jackknife_variance(own / np.maximum(target_without, 1e-300)))
@@ -64,9 +67,7 @@ def _nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(squared_distances(x, y).min(1))
 
 
-def _mean_distance(x: np.ndarray, families: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean distance of two rows of different families, and the same without each family."""
-    pairs = apart(families)
+def _mean_distance(x: np.ndarray, pairs: np.ndarray, families: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean distance of two rows over the `pairs` (N, N) that count, and the same without each family."""
     distance = np.sqrt(squared_distances(x, x)) * pairs
     return float(distance.sum() / pairs.sum()), without(distance, families) / without(pairs, families)
-

@@ -2,16 +2,37 @@
 
 A method that resamples its images into one another (`fusion.methods.particles`) names on each the particle it descends from. What two of a
 family have in common is no property of the population: pairs within a family are left out of means over pairs, and whole families are left
-out or resampled where an interval is made (the cluster jackknife and bootstrap; Davison & Hinkley 1997, section 3.8). Plain numpy.
+out or resampled where an interval is made (the cluster jackknife and bootstrap; Davison & Hinkley 1997, section 3.8).
+
+Pairs of one prompt are left out as well, of samples and of held-out images and between them, in every method (`Descent`). They are alike
+more than by population, and as rare as the design has them: a family has one prompt, and samples may have each prompt once, while the
+held-out images have it with both. Plain numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 FEWEST = 3  # families without which nothing can be said of an interval
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What compared samples have in common beside their method. `families`: labels (N,) by method, where some descend from one particle.
+    `prompts`: of every method's samples; `held_out`: of the images that they are compared with. All empty: nothing."""
+
+    families: Mapping[str, Sequence | None] = field(default_factory=dict)
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    held_out: Sequence[str] = ()
+
+    def of(self, method: str) -> dict:
+        """`families` and `prompts` of one method, as `kid` and `diversity` take them; prompts only where every set has at least 3."""
+        sets = [*self.prompts.values(), self.held_out]
+        known = method in self.prompts and all(len(set(some)) >= FEWEST for some in sets)
+        return {"families": self.families.get(method), "prompts": (self.prompts[method], self.held_out) if known else None}
 
 
 def families_of(samples: Sequence) -> np.ndarray:
@@ -47,9 +68,20 @@ def joined(one: np.ndarray, other: np.ndarray) -> np.ndarray:
             return np.unique(found, return_inverse=True)[1].reshape(-1)
 
 
-def apart(families: np.ndarray) -> np.ndarray:
-    """`(N, N)`: 1 for two samples of different families, 0 for two of one."""
-    return (families[:, None] != families).astype(float)
+def apart(families: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """`(N, M)`: 1 where the families (N,) and `others` (M,) (None: themselves) differ, 0 where they are one."""
+    return (families[:, None] != (families if others is None else others)).astype(float)
+
+
+def pairs_of(families: np.ndarray, prompts: tuple[Sequence[str], Sequence[str]] | None, others: int):
+    """`(N, N)`, `(N, M)`, `(M, M)`: 1 for the pairs that count, of samples of these families with each other, with M held-out images, and
+    of these; with `prompts` (of samples, of held-out images) only pairs of different ones. Raises ValueError for other numbers of them."""
+    if prompts is None:
+        return apart(families), np.ones((len(families), others)), 1.0 - np.eye(others)
+    if (len(prompts[0]), len(prompts[1])) != (len(families), others):
+        raise ValueError(f"{len(prompts[0])} and {len(prompts[1])} prompts for {len(families)} samples and {others} held-out images")
+    x, y = np.split(np.unique(np.array([*prompts[0], *prompts[1]]), return_inverse=True)[1].reshape(-1), [len(families)])
+    return apart(families) * apart(x), apart(x, y), apart(y)
 
 
 def without(pairs: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -16,7 +16,9 @@ from statistics import NormalDist
 import numpy as np
 
 from fusion.evaluation.estimate import Estimate, jackknife_variance
-from fusion.evaluation.families import FEWEST, apart, joined, labels, without
+from fusion.evaluation.families import FEWEST, joined, labels, pairs_of, without
+
+Prompts = tuple[Sequence[str], Sequence[str]] | None  # of the samples and of the held-out images
 
 
 def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -24,26 +26,28 @@ def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
-def kid(x: np.ndarray, y: np.ndarray, families: Sequence | None = None) -> Estimate:
+def kid(x: np.ndarray, y: np.ndarray, families: Sequence | None = None, prompts: Prompts = None) -> Estimate:
     """KID of samples `x` (N, F) against held-out images `y` (M, F), with a 95 % interval over both sets of images.
 
     It may come out below 0, as any unbiased estimate of 0 does. `families` (N,): samples with one label descend from one particle; None:
-    all are independent. Raises ValueError for fewer than 3 images in a set, or 3 families.
+    all are independent. `prompts` (of `x`, of `y`): pairs of one prompt are left out, see `fusion.evaluation.families`. Raises ValueError
+    for fewer than 3 images in a set, or 3 families.
     """
-    sums = Sums.of(x, y, families)
+    sums = Sums.of(x, y, families, prompts)
     value, error = sums.value(), np.sqrt(jackknife_variance(sums.without_x()) + jackknife_variance(sums.without_y()))
     return _interval(value, error, 0.95)
 
 
 def difference(a: np.ndarray, b: np.ndarray, y: np.ndarray, *, paired: bool = False, level: float = 0.95,
-               families: tuple[Sequence | None, Sequence | None] = (None, None)) -> Estimate:  # fmt: skip
+               families: tuple[Sequence | None, Sequence | None] = (None, None),
+               prompts: tuple[Prompts, Prompts] = (None, None)) -> Estimate:  # fmt: skip
     """`KID(a, y) - KID(b, y)`: above 0 where `b` is the closer one, with an interval (relative similarity: Bounliphone et al. 2016).
 
     The held-out images `y` are the same on both sides, so what they share by chance cancels, and the interval is narrower than those of
-    the two distances. `paired`: row i of `a` and of `b` come from one prompt and seed and are left out together. `families`: those of `a`
-    and of `b`, see `kid`; where what must be left out together leaves fewer than 3 groups, the interval has no ends.
+    the two distances. `paired`: row i of `a` and of `b` come from one prompt and seed and are left out together. `families`, `prompts`:
+    those of `a` and of `b`, see `kid`; where what must be left out together leaves fewer than 3 groups, the interval has no ends.
     """
-    one, other = Sums.of(a, y, families[0]), Sums.of(b, y, families[1])
+    one, other = Sums.of(a, y, families[0], prompts[0]), Sums.of(b, y, families[1], prompts[1])
     variance = jackknife_variance(one.without_y() - other.without_y())
     if paired:
         if len(a) != len(b):
@@ -60,43 +64,45 @@ def difference(a: np.ndarray, b: np.ndarray, y: np.ndarray, *, paired: bool = Fa
 class Sums:
     """Sums of the kernel within and between two sets: the distance, and that without any one image or family, cost no further kernel."""
 
-    def __init__(self, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray, families: Sequence | None = None):
+    def __init__(self, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray, families: Sequence | None = None, prompts: Prompts = None):
         (n, m), self.families = xy.shape, labels(families, len(xy))
         if n < 3 or m < 3:
             raise ValueError(f"a kernel distance between {n} and {m} images: give at least 3 on either side")
         if self.families.max() + 1 < FEWEST:
             raise ValueError(f"a kernel distance of {n} samples that descend from {self.families.max() + 1} particles: draw larger batches")
-        self.n, self.m = n, m
-        self.pairs = apart(self.families)  # (N, N): two samples of one family say nothing of the population's spread
-        self.x = xx * self.pairs
-        self.y = yy.sum(1) - np.diag(yy)
-        self.to_y, self.to_x = xy.sum(1), xy.sum(0)
+        self.pairs_x, self.pairs_xy, self.pairs_y = pairs_of(self.families, prompts, m)
+        self.x, self.xy, self.y = xx * self.pairs_x, xy * self.pairs_xy, yy * self.pairs_y
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray, families: Sequence | None = None) -> Sums:
+    def of(cls, x: np.ndarray, y: np.ndarray, families: Sequence | None = None, prompts: Prompts = None) -> Sums:
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
         if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
             raise ValueError(f"features of shapes {x.shape} and {y.shape}: both must be (images, features), read by the same network")
-        return cls(kernel(x, x), kernel(x, y), kernel(y, y), families)
+        return cls(kernel(x, x), kernel(x, y), kernel(y, y), families, prompts)
 
     def value(self) -> float:
-        """The unbiased squared discrepancy."""
-        n, m = self.n, self.m
-        return float(self.x.sum() / self.pairs.sum() + self.y.sum() / (m * (m - 1)) - 2 * self.to_y.sum() / (n * m))
+        """The unbiased squared discrepancy: means over the pairs that count."""
+        return self._within_x() + self._within_y() - 2 * float(self.xy.sum() / self.pairs_xy.sum())
 
     def without_x(self, groups: np.ndarray | None = None) -> np.ndarray:
         """`(G,)`: the distance without the samples of each family, or of each of the larger `groups` (N,) of families."""
-        groups, m = self.families if groups is None else groups, self.m
-        n = self.n - np.bincount(groups)
-        within = without(self.x, groups) / without(self.pairs, groups)
-        between = (self.to_y.sum() - np.bincount(groups, self.to_y)) / (n * m)
-        return within + self.y.sum() / (m * (m - 1)) - 2 * between
+        groups = self.families if groups is None else groups
+        within = without(self.x, groups) / without(self.pairs_x, groups)
+        left = [one.sum() - np.bincount(groups, one.sum(1)) for one in (self.xy, self.pairs_xy)]
+        return within + self._within_y() - 2 * left[0] / left[1]
 
     def without_y(self) -> np.ndarray:
         """`(M,)`: the distance without held-out image j."""
-        n, m = self.n, self.m - 1
-        within, between = (self.y.sum() - 2 * self.y) / (m * (m - 1)), (self.to_x.sum() - self.to_x) / (n * m)
-        return self.x.sum() / self.pairs.sum() + within - 2 * between
+        each = np.arange(len(self.y))
+        within = without(self.y, each) / without(self.pairs_y, each)
+        left = [one.sum() - one.sum(0) for one in (self.xy, self.pairs_xy)]
+        return self._within_x() + within - 2 * left[0] / left[1]
+
+    def _within_x(self) -> float:
+        return float(self.x.sum() / self.pairs_x.sum())
+
+    def _within_y(self) -> float:
+        return float(self.y.sum() / self.pairs_y.sum())
 
 
 def _interval(value: float, error: float, level: float) -> Estimate:

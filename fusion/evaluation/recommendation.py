@@ -4,23 +4,29 @@ It is made from samples against held-out target images: the kernel distance in d
 Never from denoising loss, since averaging lowers the loss without matching the population (design: "the ensemble effect"), and never from
 labels or a known population, since nobody has those for their own images.
 
+The nearest method is recommended also where its lead is within noise, and the sentence then says so: over drawn targets that loses less
+population than staying with the single model (`assets/studies/recommendation`). A method that repeats images it was fitted to is not
+recommended, however near it comes: nearness is then no merit.
+
 Differences between two methods are judged, not overlaps of their intervals: both are compared with the same held-out images, whose chance
 cancels. The nearest method was chosen among several, so its lead has to hold at a level divided by their number (Bonferroni).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fusion.evaluation.estimate import Estimate
+from fusion.evaluation.families import Descent
 from fusion.evaluation.features import difference_of_distances
 from fusion.evaluation.kid import difference
 from fusion.methods import NAMES
 
 NONE = "There is no evidence from samples against held-out pictures, so no method is recommended: a lower denoising loss alone is none."
+ALONE = Descent()
 KINDS = {"kid": "KID", "features": "distance in calibrated features"}
 
 
@@ -28,6 +34,7 @@ KINDS = {"kid": "KID", "features": "distance in calibrated features"}
 class Recommendation:
     """`method`: the nearest one, None without evidence. `lead`: how much nearer than the best single model (than the runner-up, where it
     is that itself); `decided`: that is more than chance. `ties`: methods that cannot be told from it. `kind`: of evidence, a row's figure.
+    `copying`: methods left out because they repeat fitted images.
     """
 
     sentence: str
@@ -36,65 +43,77 @@ class Recommendation:
     decided: bool = False
     lead: Estimate | None = None
     ties: tuple[str, ...] = ()
+    copying: tuple[str, ...] = ()
 
 
-def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.ndarray, *, kind: str = "kid",
-              paired: bool = False, families: Mapping[str, np.ndarray] | None = None) -> Recommendation:  # fmt: skip
+def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.ndarray, *, kind: str = "kid", paired: bool = False,
+              descent: Descent = ALONE, copying: Collection[str] = ()) -> Recommendation:  # fmt: skip
     """From coordinates of every method's samples, `readings[method]` (N, F), and of the held-out images (M, F).
 
-    `rows`: the methods' `Row`s, for titles, distances and costs. `paired`: row i of all readings has the same prompt and seed. `families`:
-    labels (N,) of the samples that descend from one particle, for methods that have such.
+    `rows`: the methods' `Row`s, for titles, distances and costs. `paired`: row i of all readings has the same prompt and seed. `descent`:
+    what samples have in common beside their method. `copying`: methods whose samples repeat fitted images more than chance explains.
     """
-    compared = [row for row in rows if row.method in readings and getattr(row, kind) is not None]
-    if len(compared) < 2:
-        return Recommendation(NONE)
-    best, *others = sorted(compared, key=lambda row: (getattr(row, kind).value, row.method != "single"))
-    same = [row for row in others if np.array_equal(readings[row.method], readings[best.method])]  # such as constant weights by level
-    others = [row for row in others if row not in same]
+    seen = [row for row in rows if row.method in readings and getattr(row, kind) is not None]
+    left_out = [row for row in seen if row.method in copying]
+    compared = sorted((row for row in seen if row not in left_out), key=lambda row: (getattr(row, kind).value, row.method != "single"))
+    same = [row for row in compared[1:] if np.array_equal(readings[row.method], readings[compared[0].method])]  # such as weights by level
+    others = [row for row in compared[1:] if row not in same]
     if not others:
-        return Recommendation(NONE)
-    judge, level = difference if kind == "kid" else difference_of_distances, 1 - 0.05 / len(others)
-    kin = families or {}
-    leads = {
-        row.method: judge(readings[row.method], readings[best.method], held_out, paired=paired, level=level,
-                          families=(kin.get(row.method), kin.get(best.method)))
-        for row in others
-    }  # fmt: skip
+        return Recommendation(NONE + _left_out(left_out, None, kind), copying=tuple(row.method for row in left_out))
+    best, level = compared[0], 1 - 0.05 / len(others)
+    lead_of = _by_kernel if kind == "kid" else _by_means
+    leads = {row.method: lead_of(row.method, best.method, readings, held_out, paired, level, descent) for row in others}
     ties = [*same, *(row for row in others if leads[row.method].low <= 0)]
     rival = next((row for row in others if row.method == "single"), others[0])
-    lead, counts = leads[rival.method], (len(readings[best.method]), len(held_out))
-    say = _single if best.method == "single" else _fused
+    lead, say = leads[rival.method], _single if best.method == "single" else _fused
+    sentence = say(best, rival, lead, KINDS[kind], getattr(best, kind), (len(readings[best.method]), len(held_out))) + _tied(best, ties)
     return Recommendation(
-        say(best, rival, lead, ties, KINDS[kind], getattr(best, kind), counts), best.method, kind, bool(lead.low > 0), lead,
-        tuple(row.method for row in ties),
+        sentence + "." + _left_out(left_out, best, kind), best.method, kind, bool(lead.low > 0), lead, tuple(row.method for row in ties),
+        tuple(row.method for row in left_out),
     )  # fmt: skip
 
 
-def _fused(best, rival, lead: Estimate, ties, kind: str, distance: Estimate, counts) -> str:
+def _by_kernel(method: str, best: str, readings, held_out, paired: bool, level: float, descent: Descent) -> Estimate:
+    one, other = descent.of(method), descent.of(best)
+    return difference(readings[method], readings[best], held_out, paired=paired, level=level, families=(one["families"], other["families"]),
+                      prompts=(one["prompts"], other["prompts"]))  # fmt: skip
+
+
+def _by_means(method: str, best: str, readings, held_out, paired: bool, level: float, descent: Descent) -> Estimate:
+    kin = descent.of(method)["families"], descent.of(best)["families"]
+    return difference_of_distances(readings[method], readings[best], held_out, paired=paired, level=level, families=kin)
+
+
+def _fused(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) -> str:
     """The nearest method is not the single model: does it earn its price?"""
     other = "the best single model" if rival.method == "single" else rival.title
-    seen, (samples, held_out) = _difference(lead), counts
-    if lead.low > 0:
-        return (
-            f"Recommended: {best.title}. Its samples come nearer to the {held_out} held-out images than those of {other} ({kind} "
-            f"{distance.value:.3g} against {distance.value + lead.value:.3g}, a difference of {seen}, more than chance explains), "
-            f"{price(best, rival)}{_tied(best, ties)}."
-        )
+    (samples, held_out), sure = counts, lead.low > 0
+    said = "more than chance explains" if sure else f"within noise at {samples} samples a method: draw more to be sure"
     return (
-        f"No method is told apart from {other} by {samples} samples a method and {held_out} held-out images: {best.title} comes nearest "
-        f"({kind} {distance.value:.3g}), but its lead of {seen} is within noise, {price(best, rival)}; draw more samples, or stay with "
-        f"{_cheapest([best, *ties]).title}, which costs least among those."
+        f"Recommended{'' if sure else ', but not certain'}: {best.title}. Its samples come nearer to the {held_out} held-out images than "
+        f"those of {other} ({kind} {distance.value:.3g} against {distance.value + lead.value:.3g}, a difference of {_difference(lead)}, "
+        f"{said}), {price(best, rival)}"
     )
 
 
-def _single(best, rival, lead: Estimate, ties, kind: str, distance: Estimate, counts) -> str:
+def _single(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) -> str:
     """Nothing beats the single model: say whether that is certain."""
-    samples, held_out = counts
-    sure = "more than chance explains" if lead.low > 0 else f"within noise at {samples} samples a method"
+    (samples, held_out), sure = counts, lead.low > 0
+    said = "more than chance explains" if sure else f"within noise at {samples} samples a method: draw more to be sure"
     return (
-        f"Recommended: {best.title}. No other method's samples come nearer to the {held_out} held-out images ({kind} "
-        f"{distance.value:.3g}); the next, {rival.title}, lies {_difference(lead)} farther, {sure}, {price(rival, best)}."
+        f"Recommended{'' if sure else ', but not certain'}: {best.title}. No other method's samples come nearer to the {held_out} held-out "
+        f"images ({kind} {distance.value:.3g}); the next, {rival.title}, lies {_difference(lead)} farther, {said}, {price(rival, best)}"
     )
+
+
+def _left_out(rows, best, kind: str) -> str:
+    """A sentence on methods that were left out for repeating fitted images, with how near they came; empty without any."""
+    if not rows:
+        return ""
+    near = lambda row: best is not None and getattr(row, kind).value < getattr(best, kind).value  # noqa: E731
+    nearer = [f", which came nearer ({KINDS[kind]} {getattr(row, kind).value:.3g})" if near(row) else "" for row in rows]
+    names = ", ".join(row.title + told for row, told in zip(rows, nearer))
+    return f" Left out, since it repeats images it was fitted to: {names}."
 
 
 def _difference(lead: Estimate) -> str:
@@ -102,11 +121,13 @@ def _difference(lead: Estimate) -> str:
 
 
 def _tied(best, ties) -> str:
+    """The methods that cannot be told from the best, and which of all these costs least; empty without any."""
     if not ties:
         return ""
     cheapest = _cheapest([best, *ties])
     names = ", ".join(row.title for row in ties)
-    return f"; not told apart from it: {names}" + (f" ({cheapest.title} costs least)" if cheapest is not best and len(ties) > 1 else "")
+    least = "" if cheapest is best else ", which costs least" if len(ties) == 1 else f" ({cheapest.title} costs least)"
+    return f"; not told apart from it: {names}{least}"
 
 
 def _cheapest(rows):

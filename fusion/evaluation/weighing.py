@@ -11,7 +11,7 @@ from fusion.evaluation.columns import remarks
 from fusion.evaluation.denoiser_features import PromptSpace, denoiser_features, through_autoencoder
 from fusion.evaluation.diversity import Copies, copies, diversity
 from fusion.evaluation.estimate import Estimate
-from fusion.evaluation.families import FEWEST, effective, families_of
+from fusion.evaluation.families import FEWEST, Descent, effective, families_of
 from fusion.evaluation.features import distance_of_means
 from fusion.evaluation.kid import kid
 from fusion.evaluation.loss import held_out_gain, held_out_loss
@@ -56,8 +56,8 @@ def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None =
         tell = lambda n: _tell(progress, stages - len(drawn) + n, stages, "KID")  # noqa: E731
         told = _by_pictures(ensemble, rows, drawn, pictures, fit, kin, tell, stop)
     if told is None and len(readings) > 1:
-        families = {method: kin[method][: len(reading)] for method, reading in readings.items()}
-        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]), families=families)
+        descent = Descent({method: kin[method][: len(reading)] for method, reading in readings.items()})
+        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]), descent=descent)
     return rows, told or Recommendation(NONE)
 
 
@@ -177,21 +177,26 @@ def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, 
             raise
         return None
     prompts = [[sample.prompt for sample in _in_order(rows[place].samples)] for place in readable]
-    space = PromptSpace.of(features, prompts)
-    target, readings = space.read(target, pictures.prompts), {}
+    space, readings, copying = PromptSpace.of(features, prompts, (target, pictures.prompts)), {}, []
+    descent = Descent(kin, {rows[place].method: said for place, said in zip(readable, prompts)}, pictures.prompts)
+    target = space.whiten(space.held_out)
     known = None if fit is None or fit.target is None else _latents(ensemble, through_autoencoder(ensemble, fit.target.images))
     for place, reading in zip(readable, space.samples):
-        readings[rows[place].method], own = reading, kin[rows[place].method]
-        found = {"kid": kid(reading, target, own), "diversity": diversity(reading, target, own), "notes": rows[place].notes}
+        method = rows[place].method
+        readings[method], own = space.whiten(reading), descent.of(method)
+        found = {"kid": kid(readings[method], target, **own), "diversity": diversity(reading, space.held_out, **own),
+                 "notes": rows[place].notes}  # fmt: skip
         if known is not None:
             samples = _latents(ensemble, [sample.image for sample in _in_order(rows[place].samples)])
-            seen = copies(samples, known, _latents(ensemble, held), own)
+            seen = copies(samples, known, _latents(ensemble, held), kin[method])
+            copying += [method] if seen.flagged else []
             share, remark = copied(seen)
             found |= {"copies": share, "notes": found["notes"] | remark}
         rows[place] = replace(rows[place], **found)
     if len(readings) < 2:
         return None
-    return recommend(rows, readings, target, paired=_paired([rows[place] for place in readable]), families=kin)
+    paired = _paired([rows[place] for place in readable])
+    return recommend(rows, readings, target, paired=paired, descent=descent, copying=copying)
 
 
 def _latents(ensemble, images) -> np.ndarray:

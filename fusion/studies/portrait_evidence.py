@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from fusion.evaluation.denoiser_features import PromptSpace
 from fusion.evaluation.diversity import diversity
-from fusion.evaluation.families import effective, labels
+from fusion.evaluation.families import Descent, effective, labels
 from fusion.evaluation.kid import kid
 from fusion.evaluation.population import distance_of_counts
 from fusion.evaluation.recommendation import Recommendation, recommend
@@ -17,21 +17,25 @@ from fusion.methods import METHODS, Cost
 from fusion.studies.portrait_samples import Pictures
 
 
-def judged(drawn: Mapping[str, Pictures], held_out: Pictures, population: np.ndarray,
-           costs: Mapping[str, Cost]) -> tuple[list[Row], Recommendation]:  # fmt: skip
-    """A row for every method, its population against the known one, and the recommendation, which does not see that."""
-    space = PromptSpace.of([one.features for one in drawn.values()], [one.prompts for one in drawn.values()])
-    target = space.read(held_out.features, held_out.prompts)
-    readings, kin = dict(zip(drawn, space.samples)), {name: families(name, one) for name, one in drawn.items()}
-    rows = [
-        Row(name, METHODS[name].title, {}, costs.get(name), kid=kid(readings[name], target, kin[name]),
-            diversity=diversity(readings[name], target, kin[name]), effective=effective(labels(kin[name], len(one))),
-            population=distance_of_counts(np.bincount(one.cells, minlength=18), np.asarray(population).ravel(), known=True,
-                                          effective=effective(labels(kin[name], len(one)))))
-        for name, one in drawn.items()
-    ]  # fmt: skip
+def judged(drawn: Mapping[str, Pictures], held_out: Pictures, population: np.ndarray, costs: Mapping[str, Cost],
+           copying: Collection[str] = ()) -> tuple[list[Row], Recommendation]:  # fmt: skip
+    """A row for every method, its population against the known one, and the recommendation, which does not see that. `copying`: methods
+    that are not recommended, since they repeat what they were fitted to."""
+    space = PromptSpace.of([one.features for one in drawn.values()], [one.prompts for one in drawn.values()],
+                           (held_out.features, held_out.prompts))  # fmt: skip
+    descent = Descent({name: families(name, one) for name, one in drawn.items()}, {name: one.prompts for name, one in drawn.items()},
+                      held_out.prompts)  # fmt: skip
+    plain, target = dict(zip(drawn, space.samples)), space.whiten(space.held_out)
+    readings = {name: space.whiten(one) for name, one in plain.items()}
+    rows = []
+    for name, one in drawn.items():
+        worth = effective(labels(descent.families[name], len(one)))
+        found = distance_of_counts(np.bincount(one.cells, minlength=18), np.asarray(population).ravel(), known=True, effective=worth)
+        near, spread = kid(readings[name], target, **descent.of(name)), diversity(plain[name], space.held_out, **descent.of(name))
+        rows.append(Row(name, METHODS[name].title, {}, costs.get(name), kid=near, diversity=spread, effective=worth, population=found))
     first = next(iter(drawn.values())).seeds
-    return rows, recommend(rows, readings, target, paired=all(np.array_equal(one.seeds, first) for one in drawn.values()), families=kin)
+    paired = all(np.array_equal(one.seeds, first) for one in drawn.values())
+    return rows, recommend(rows, readings, target, paired=paired, descent=descent, copying=copying)
 
 
 def families(method: str, pictures: Pictures) -> tuple | None:

@@ -6,6 +6,7 @@ import torch
 
 from fusion.evaluation.denoiser_features import LEVEL, PromptSpace, denoiser_features, through_autoencoder
 from fusion.evaluation.diversity import diversity
+from fusion.evaluation.kid import kid
 from tests.fusion import small
 
 
@@ -62,7 +63,7 @@ def test_what_a_prompt_shares_is_taken_out_and_a_methods_own_shift_stays():
     prompts = ["a", "b"] * 200
     asked = np.where(np.array(prompts)[:, None] == "a", 5.0, -5.0)
     one, other = rng.normal(size=(400, 3)) + asked, rng.normal(size=(400, 3)) + asked + 0.5
-    space = PromptSpace.of([one, other], [prompts, prompts])
+    space = PromptSpace.of([one, other], [prompts, prompts], (one[:20], prompts[:20]))
     u, v = space.samples
     for prompt in ("a", "b"):
         chosen = np.array(prompts) == prompt
@@ -73,10 +74,37 @@ def test_what_a_prompt_shares_is_taken_out_and_a_methods_own_shift_stays():
     assert unknown[0] == pytest.approx((one[0] - space.centre) / space.scale)
 
 
+def test_features_in_which_all_pictures_differ_alike_count_less():
+    """Six features that are one thing said six times, and one that tells the methods apart by as much."""
+    rng = np.random.default_rng(2)
+    base, noise = rng.normal(size=(3, 600, 1)), rng.normal(size=(3, 600, 7))
+    sets = [np.hstack([base[k] + 0.1 * noise[k][:, :6], (k > 0) + noise[k][:, 6:]]) for k in range(3)]
+    space = PromptSpace.of(sets[:2], [["a"] * 600] * 2, (sets[2], ["b"] * 600))
+    spread = np.cov(space.whiten(space.samples[0]).T)
+    assert np.corrcoef(sets[0][:, :6].T).sum() == pytest.approx(36, abs=0.5) and spread[:6, :6].sum() == pytest.approx(6, abs=0.5)
+    assert space.held_out == pytest.approx((sets[2] - space.centre) / space.scale)
+
+
+def test_units_of_the_spread_within_sets_keep_a_perfect_sampler_at_chance():
+    """Fewer pictures than features, which then look a little too narrow in units of their own: within the interval, whichever are fewer."""
+    rng = np.random.default_rng(3)
+    for n, m in ((12, 30), (30, 12)):
+        found = []
+        for _ in range(100):
+            sets = [rng.normal(size=(count, 24)) @ np.diag(np.linspace(0.2, 2, 24)) for count in (n, n, m)]
+            space = PromptSpace.of(sets[:2], [["a"] * n] * 2, (sets[2], ["b"] * m))
+            found.append(kid(space.whiten(space.samples[0]), space.whiten(space.held_out)))
+        values = np.array([one.value for one in found])
+        assert abs(values.mean()) < 0.75 * values.std() and np.mean([one.low < 0 < one.high for one in found]) > 0.85
+
+
+HELD = (np.array([[0.0], [1.0]]), ["a", "b"])
+
+
 def test_a_prompt_with_one_seed_keeps_its_share_and_two_are_shrunk_half_way():
-    space = PromptSpace.of([np.array([[0.0], [4.0]])], [["a", "b"]])
+    space = PromptSpace.of([np.array([[0.0], [4.0]])], [["a", "b"]], HELD)
     assert space.shift["a"] == pytest.approx([0.0]) and space.samples[0][:, 0] * space.scale == pytest.approx([-2.0, 2.0])
-    space = PromptSpace.of([np.array([[0.0], [2.0], [8.0], [10.0]])], [["a", "a", "b", "b"]])
+    space = PromptSpace.of([np.array([[0.0], [2.0], [8.0], [10.0]])], [["a", "a", "b", "b"]], HELD)
     assert space.shift["a"] == pytest.approx([-2.0]) and space.shift["b"] == pytest.approx([2.0])
     # centre 5; the other seed of "a" lies at 2, 3 below, of which a half is taken: 0 - 5 + 1.5
     assert space.samples[0][:, 0] * space.scale == pytest.approx([-3.5, -0.5, 0.5, 3.5])
@@ -92,7 +120,6 @@ def test_samples_of_the_target_spread_as_held_out_images_do(paired):
         methods = [asked + seeds + 0.1 * rng.normal(size=(12, 20)) for _ in range(3)]
         said = [prompts, prompts, prompts] if paired else [prompts, prompts[:8], prompts]
         methods = methods if paired else [methods[0], methods[1][:8], methods[2]]
-        space = PromptSpace.of(methods, said)
-        held = space.read(asked + rng.normal(size=(12, 20)), prompts)
-        ratios.append(diversity(space.samples[0], held).value)
+        space = PromptSpace.of(methods, said, (asked + rng.normal(size=(12, 20)), prompts))
+        ratios.append(diversity(space.samples[0], space.held_out).value)
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.05 if paired else 0.15)

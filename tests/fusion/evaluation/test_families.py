@@ -7,7 +7,7 @@ import pytest
 
 from fusion.evaluation.diversity import copies, diversity
 from fusion.evaluation.estimate import jackknife_variance
-from fusion.evaluation.families import effective, families_of, joined, labels, resampled_means
+from fusion.evaluation.families import Descent, effective, families_of, joined, labels, resampled_means
 from fusion.evaluation.features import difference_of_distances, distance_of_means
 from fusion.evaluation.kid import Sums, difference, kid
 
@@ -105,3 +105,48 @@ def test_too_few_families_claim_nothing():
     assert difference_of_distances(x, x[::-1], y, families=(two, None)).low == -np.inf
     across, along = [0, 0, 0, 1, 1, 1, 2, 3], [0, 1, 2, 2, 3, 4, 4, 4]  # together they leave one group
     assert difference(x, x + 1, y, paired=True, families=(across, along)).high == np.inf
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+def asked(rng, prompts, spread=1.0):
+    """Pictures (N, 4) of which much is what the prompt asks for."""
+    meanings = np.random.default_rng(99).normal(size=(8, 4)) * spread
+    return meanings[[int(p) for p in prompts]] + rng.normal(size=(len(prompts), 4))
+
+
+def test_leaving_pairs_of_one_family_out_does_not_draw_a_method_nearer():
+    """Families lie within prompts: without the rule a sampler of the very target would measure below 0."""
+    rng, prompts, held = np.random.default_rng(7), [str(i % 8) for i in range(64)], [str(i % 8) for i in range(40)]
+    kin = np.array([int(p) * 4 + i // 16 for i, p in enumerate(prompts)])  # pairs of one prompt
+    descent = Descent({"barycenter": kin}, {"barycenter": prompts, "single": prompts}, held)
+    of, plain = (lambda name: descent.of(name)), []
+    values, leads = [], []
+    for _ in range(200):
+        a, b, y = asked(rng, prompts), asked(rng, prompts), asked(rng, held)
+        values.append(kid(a, y, **of("barycenter")).value)
+        plain.append(kid(a, y, kin).value)
+        both = [of(name) for name in ("single", "barycenter")]
+        leads.append(difference(b, a, y, **{key: tuple(one[key] for one in both) for key in both[0]}).value)
+    assert np.mean(plain) < -3 * np.std(plain) / np.sqrt(200)
+    for found in (values, leads):
+        assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(200)
+
+
+def test_pairs_of_one_prompt_are_left_out_where_there_are_enough_prompts():
+    prompts, held = ["a", "b", "c", "a"], ["a", "b", "d"]
+    some = Descent({"barycenter": [0, 1, 2, 0]}, {"barycenter": prompts, "single": prompts}, held)
+    assert some.of("single") == {"families": None, "prompts": (prompts, held)} and some.of("barycenter")["families"] == [0, 1, 2, 0]
+    assert Descent().of("x") == {"families": None, "prompts": None}
+    for own, others in ((["a"] * 4, held), (prompts, ["a", "b", "a"])):
+        assert Descent({"barycenter": [0, 0, 1, 2]}, {"barycenter": own}, others).of("barycenter")["prompts"] is None
+    rng, left = np.random.default_rng(8), [np.delete(np.arange(4), i) for i in range(4)]
+    x, y = rng.normal(size=(4, 3)), rng.normal(size=(3, 3))
+    k = lambda a, b: (a @ b / 3 + 1) ** 3  # noqa: E731
+    mean = lambda us, vs, ps, qs: np.mean([k(u, v) for u, p in zip(us, ps) for v, q in zip(vs, qs) if p != q])  # noqa: E731
+    written = lambda at: (mean(x[at], x[at], np.array(prompts)[at], np.array(prompts)[at]) + mean(y, y, held, held)  # noqa: E731
+                          - 2 * mean(x[at], y, np.array(prompts)[at], held))  # fmt: skip
+    sums = Sums.of(x, y, None, (prompts, held))
+    assert sums.value() == pytest.approx(written(np.arange(4))) and sums.without_x() == pytest.approx([written(at) for at in left])
+    with pytest.raises(ValueError, match="3 and 3 prompts for 4 samples"):
+        kid(x, y, None, (prompts[:3], held))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fusion.evaluation import Estimate, Row
+from fusion.evaluation.families import Descent
 from fusion.evaluation.features import difference_of_distances, distance_of_means
 from fusion.evaluation.kid import kid
 from fusion.evaluation.recommendation import price, recommend
@@ -36,16 +37,33 @@ def test_a_lead_within_noise_says_so_and_names_the_cheapest():
     rows, readings, held = case({"single": 0.3, "mixture": 0.26}, count=12, costs={"mixture": Cost(40, 1)})
     found = recommend(rows, readings, held)
     assert found.method == "mixture" and not found.decided and found.ties == ("single",)
-    assert found.sentence.startswith("No method is told apart from the best single model by 12 samples a method and 12 held-out images")
-    assert "within noise" in found.sentence and "stay with Single, which costs least" in found.sentence
+    assert found.sentence.startswith("Recommended, but not certain: Mixture. Its samples come nearer to the 12 held-out images")
+    assert "within noise at 12 samples a method: draw more to be sure" in found.sentence
+    assert found.sentence.endswith("; not told apart from it: Single, which costs least.")
+
+
+def test_a_single_model_that_leads_within_noise_is_as_uncertain():
+    rows, readings, held = case({"single": 0.26, "mixture": 0.3}, count=12)
+    found = recommend(rows, readings, held)
+    assert found.method == "single" and not found.decided and found.sentence.startswith("Recommended, but not certain: Single. No other")
+    assert "within noise at 12 samples a method: draw more to be sure" in found.sentence
 
 
 def test_of_equal_costs_the_simplest_is_named():
     rows, readings, held = case({"merge": 0.26, "uniform": 0.28, "single": 0.3}, count=12, costs={"uniform": Cost(40, 1)})
     found = recommend(rows, readings, held)
-    assert found.method != "single" and "stay with Single, which costs least" in found.sentence
+    assert found.method != "single" and "(Single costs least)" in found.sentence
     rows, readings, held = case({"merge": 0.26, "switch": 0.28, "mixture": 0.3}, count=12)
-    assert "stay with Mixture, which costs least" in recommend(rows, readings, held).sentence  # no single model: the order of METHODS
+    assert "(Mixture costs least)" in recommend(rows, readings, held).sentence  # no single model: the order of METHODS
+
+
+def test_a_method_that_repeats_fitted_images_is_not_recommended():
+    rows, readings, held = case({"single": 0.8, "uniform": 0.4, "finetune": 0.0})
+    found = recommend(rows, readings, held, paired=True, copying=["finetune"])
+    assert found.method == "uniform" and found.decided and found.copying == ("finetune",) and "finetune" not in found.ties
+    assert "Left out, since it repeats images it was fitted to: Finetune, which came nearer (KID" in found.sentence
+    none = recommend(rows[1:], readings, held, copying=["finetune"])
+    assert none.method is None and none.copying == ("finetune",) and none.sentence.endswith("fitted to: Finetune.")
 
 
 def test_the_single_model_is_recommended_where_nothing_is_nearer():
@@ -79,7 +97,7 @@ def test_families_make_a_lead_less_certain():
     rows, readings, held = case({"single": 0.5, "barycenter": 0.0})
     kin = np.repeat(np.arange(12), 5)
     readings["barycenter"] = readings["barycenter"][kin] + 0.1 * np.random.default_rng(1).normal(size=(60, 4))
-    sure, unsure = (recommend(rows, readings, held, families=families) for families in (None, {"barycenter": kin}))
+    sure, unsure = (recommend(rows, readings, held, descent=Descent(families)) for families in ({}, {"barycenter": kin}))
     width = lambda found: found.lead.high - found.lead.low  # noqa: E731
     assert sure.method == unsure.method == "barycenter" and width(unsure) > 1.2 * width(sure)
 
