@@ -39,7 +39,7 @@ def run(args, *, progress, stop):
     from fusion.commands.shared import check_levels, ensemble_of, fitted, pictures_in, say
     from fusion.methods import METHODS, SamplingPlan
     from fusion.methods.single import best_single
-    from fusion.methods.training import SHARED, represented, verdict_of
+    from fusion.methods.training import SHARED, found_of, represented, verdict_of
     from fusion.recipe import Recipe
     from fusion.transfer.representation import Representation
 
@@ -67,9 +67,10 @@ def run(args, *, progress, stop):
     result = {"recipe": str(args.out), "file": str(Path(args.out).parent / trained.file), "member": trained.member, "steps": course.steps,
               "kept_step": course.best, "held_out_loss": metrics["held_out_loss"], "seconds": course.seconds, "stopped": course.stopped}
     best = min(loss for _, loss in course.curve)
+    nothing = f"{found_of(trained)} What is saved draws as before training: add images.\n" if found_of(trained) else ""
     text = (f"{method.title} of {trained.member} on {fit_on} images: loss on the {held} held-out ones {course.curve[0][1]:.4f} before, "
             f"{best:.4f} after {course.best} of {course.steps} steps.\n"
-            f"The recipe is in {args.out}, with {trained.file} beside it: python -m fusion sample {args.out}")  # fmt: skip
+            f"{nothing}The recipe is in {args.out}, with {trained.file} beside it: python -m fusion sample {args.out}")  # fmt: skip
     return result, text
 
 

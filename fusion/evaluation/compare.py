@@ -12,7 +12,7 @@ from fusion.evaluation.report import Report, Row
 from fusion.evaluation.weighing import RESIDUAL_SAMPLES, weigh
 from fusion.methods import METHODS, SINGLES, Method, MethodError, Sample, SamplingPlan
 from fusion.methods.single import singles
-from fusion.methods.training import verdict_of
+from fusion.methods.training import found_of, verdict_of
 from fusion.objective import ResidualGram
 from fusion.recipe import described
 from fusion.target import Target
@@ -104,8 +104,10 @@ def _run(ensemble, method: Method, fit, plan: SamplingPlan, on_sample) -> tuple[
 
 
 def _once(seconds: float, trained) -> dict[str, str]:
-    """What is to be said of the work before the first image: how long it took, and whether what a transfer rests on is there."""
+    """What is to be said of the work before the first image: how long it took, whether it found anything, and whether what a transfer
+    rests on is there."""
     told = [] if seconds < 1 else [f"Preparing took {seconds:.0f} s here."]
+    told += [found_of(trained)] if trained is not None and found_of(trained) else []
     if trained is not None and trained.notes.get("representation") == "shared":
         told.append(verdict_of(trained.representation))
     return {"training_seconds": " ".join(told)} if told else {}

@@ -137,6 +137,14 @@ def verdict_of(representation) -> str:
     return str(representation.about.diagnosis.get("verdict") or undiagnosed)
 
 
+def found_of(trained) -> str:
+    """Whether training found anything, in a sentence where it did not; else empty."""
+    if trained.course.best:
+        return ""
+    return (f"Training kept none of its {trained.course.steps} steps: none was better on the {trained.images[1]} images held out to tell "
+            "when to stop.")  # fmt: skip
+
+
 def _random(ensemble, k: int, target):
     """A representation that nobody taught, scaled to the target's prompts."""
     from fusion.transfer.networks import conditions

@@ -16,19 +16,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fusion.evaluation.columns import FIGURES, notes
+from fusion.evaluation.columns import FIGURES
 from fusion.evaluation.diversity import copies
 from fusion.evaluation.estimate import Estimate
 from fusion.evaluation.features import distance_of_means
+from fusion.evaluation.own_loss import own_losses
 from fusion.evaluation.report import Row
 from fusion.evaluation.weighing import copied, losses
-from fusion.methods import METHODS, NAMES, Cost
+from fusion.methods import METHODS, NAMES, TRAINED, Cost, Sample
 from fusion.methods.coordinates import Coordinates
+from fusion.methods.single import best_single, one_hot
 from fusion.objective import ResidualGram, fit_gram
 from fusion.studies import evidence_report
 from fusion.studies.fidelity import portraits_ensemble
 from fusion.studies.method_bench import Bench, applied
-from fusion.studies.portrait_evidence import judged
+from fusion.studies.portrait_evidence import families, judged
 from fusion.studies.portrait_samples import STEPS, Pictures
 from fusion.studies.shelf import Shelf
 from fusion.target import Target
@@ -80,21 +82,36 @@ def _weighed(bench: Bench, seed: int, cells: Mapping[str, tuple[Pictures | None,
     fit, population = bench.fit(seed), TARGET_POPULATIONS[bench.name]
     drawn = {name: pictures for name, (pictures, _) in cells.items() if pictures is not None}
     costs = {name: Cost(**told["cost"]) for name, (pictures, told) in cells.items() if pictures is not None}
-    rows, recommendation = judged(drawn, bench.held_pictures, population, costs)
-    latents = {name: _latents(bench, one) for name, one in (("fitted", bench.fitted_pictures), ("held", bench.held_pictures))}
+    latents = [_latents(bench, one) for one in (bench.fitted_pictures, bench.held_pictures)]
+    seen = {name: copies(_latents(bench, one), *latents, families(name, one)) for name, one in drawn.items()}
+    copying = [name for name, one in seen.items() if one.flagged]
+    rows, recommendation = judged(drawn, bench.held_pictures, population, costs, copying)
     found = []
     for row in rows:
         told, pictures = cells[row.method][1], drawn[row.method]
-        seen = copies(_latents(bench, pictures), latents["fitted"], latents["held"])
-        share, remark = copied(seen)
-        loss = losses(bench.held_out, fit, row.method, applied(told, bench.ensemble.names))
-        row = replace(row, seconds=told["seconds"], copies=share, notes=remark, **loss)
+        weights = applied(told, bench.ensemble.names)
+        loss = losses(bench.held_out, fit, row.method, weights) or _own_losses(bench, fit, row.method, seed, weights)
+        row = replace(row, seconds=told["seconds"], copies=copied(seen[row.method])[0], **loss)
         if residual:
             row = replace(row, features=_features(bench, fit, row.method, pictures, residual))
-        found.append(_plain(row, told, pictures))
+        found.append(_plain(row, told, pictures) | {"copied": seen[row.method].p_value if seen[row.method].flagged else None,
+                                                    "training": bench.found(row.method, fit)})  # fmt: skip
     problems = {name: told["problem"] for name, (_, told) in cells.items() if "problem" in told}
     return {"target": bench.name, "seed": seed, "rows": found, "problems": problems, "recommendation": asdict(recommendation),
             "fit": fit.summary()}  # fmt: skip
+
+
+def _own_losses(bench: Bench, fit, name: str, seed: int, weights) -> dict:
+    """Losses of a method that merged or trained a network, kept in `work`: a trained one serves all seeds, a merged one its own."""
+    if name != "merge" and name not in TRAINED:
+        return {}
+    best = best_single(fit)
+    file = bench.work / f"{bench.name}-{name if name in TRAINED else f'{seed}-{name}'}-against-{best}.losses.json"
+    if not file.is_file():
+        sample = Sample(None, name, "", 0, None, applied=weights, trained=bench.trained(name, fit))
+        found = own_losses(bench.ensemble, sample, name, bench.held_out, bench.held, one_hot(len(bench.ensemble), best))
+        file.write_text(json.dumps({key: asdict(one) for key, one in found.items()}))
+    return {key: Estimate(**one) for key, one in json.loads(file.read_text()).items()}
 
 
 def _latents(bench: Bench, pictures: Pictures) -> np.ndarray:
@@ -115,5 +132,4 @@ def _features(bench: Bench, fit, name: str, pictures: Pictures, count: int) -> E
 def _plain(row: Row, told: dict, pictures: Pictures) -> dict:
     figures = {name: None if getattr(row, name) is None else asdict(getattr(row, name)) for name in FIGURES}
     return {"method": row.method, "title": row.title, "cost": asdict(row.cost), "seconds": row.seconds, "preparing": told["preparing"],
-            "effective": row.effective, "notes": notes(row), "cells": np.bincount(pictures.cells, minlength=18).tolist(),
-            **figures}  # fmt: skip
+            "effective": row.effective, "cells": np.bincount(pictures.cells, minlength=18).tolist(), **figures}  # fmt: skip

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion.evaluation.columns import COLUMNS, FIGURES
+from fusion.evaluation.columns import COLUMNS, FIGURES, notes
 from fusion.evaluation.estimate import Estimate
 from fusion.evaluation.population import distance_of_counts
+from fusion.evaluation.report import Row
+from fusion.methods import Cost
 from fusion.studies import forest
 from fusion.studies.tables import markdown, mean_interval, write_csv
 from models.portraits.population import TARGET_POPULATIONS
@@ -24,12 +26,15 @@ Made by `python -m fusion study evidence`. Do not edit. The page shows these fig
 
 {samples} samples a method, target and seed at {steps} steps; seeds: {seeds}. Every method is fitted to the {fitted} images of the target
 and weighed on its {held_out} held-out ones. A seed changes the sampling seeds and the noise of the target's statistic; what a method
-searches or trains is found once for each target, so that the spread over seeds leaves out that of training. In each cell: the mean over
-seeds with Student's 95 % interval for it, then in brackets the 95 % interval over samples (of one seed, its ends averaged; for the
-population over the samples of all seeds together). Calibrated features were read on {residual} samples of the first seed. Population:
-total variation to the target's known population, by the probe; the floor is what a perfect sampler measures with as many samples. The
-exact barycenter resamples the images of a prompt into one another; its intervals count those of a prompt as one. The recommendation sees
-no population.
+searches or trains is found once for each target, so that the spread over seeds leaves out that of training.
+
+In each cell: the mean over seeds with half of Student's 95 % interval for it (±), then in brackets the 95 % interval over the samples of
+one seed, its ends averaged over seeds. Population (total variation to the target's known one, by the probe) is of the samples of all seeds
+together, value and brackets alike; its ± is that of the seeds' own values, which lie higher, since few samples measure farther. The floor
+is what a perfect sampler measures with as many samples. Losses of all seeds are on the same pictures and noise, so that ± is of the fitted
+weights alone. Calibrated features were read on {residual} samples of the first seed. Images that the exact barycenter resampled into one
+another count as one in its intervals. Remarks follow from the figures of all seeds, as they stand in the table. The recommendation of a
+seed sees its samples and the held-out images alone, and no population.
 """
 
 
@@ -47,7 +52,9 @@ def write(out: Path, results: list[dict], settings: dict) -> dict:
     for target, found in targets.items():
         text += f"\n## {target}\n\n{_told(found)}\n{markdown(_lines(found))}\n{_remarks(found)}"
     text += "\n![Distance to the target's population](population.svg)\n\n![KID](kid.svg)\n\n## What the columns mean\n\n"
-    text += "".join(f"* {column['title']} ({column['unit']}): {column['explanation']}\n" for column in columns)
+    text += "".join(f"* {column['title']} ({column['unit']}): {column['explanation']}\n" for column in columns
+                    if column["name"] in (*SHOWN, "evaluations", "memory"))  # fmt: skip
+    text += "* once, before: what training or a search takes before the first image, as stated before it ran and as measured here.\n"
     (out / "README.md").write_text(text)
     write_csv(out / "evidence.csv", [_flat(target, row) for target, found in targets.items() for row in found["rows"]])
     for name, label in (("population", "total variation to the target's population"), ("kid", "KID against held-out images")):
@@ -68,15 +75,28 @@ def _target(target: str, seeds: list[dict]) -> dict:
                                     effective=sum(row["effective"] for row in same))  # fmt: skip
         move = pooled.value - figures["population"]["value"]  # a distance of few samples is biased upwards: that of all is nearer the truth
         over = figures["population"]["seeds"]
-        figures["population"] |= {"value": pooled.value, "samples": [pooled.low, pooled.high],
+        figures["population"] |= {"value": pooled.value, "samples": [pooled.low, pooled.high], "floor": pooled.floor,
                                   "seeds": None if over is None else [end + move for end in over]}  # fmt: skip
-        remarks = {name: text for row in same for name, text in row["notes"].items()}
         rows.append({key: first[key] for key in ("method", "title", "cost", "preparing", "effective")} | {
-            "figures": figures, "notes": remarks, "seconds": _mean([row["seconds"] for row in same])})  # fmt: skip
+            "figures": figures, "notes": _notes(same, figures), "seconds": _mean([row["seconds"] for row in same])})  # fmt: skip
     floor = distance_of_counts(np.sum([seeds[0]["rows"][0]["cells"]] * len(seeds), 0), truth, known=True).floor
     rows.sort(key=lambda row: row["figures"]["kid"]["value"])
     return {"rows": rows, "floor": floor, "problems": seeds[0]["problems"], "fit": seeds[0]["fit"],
             "recommendations": [one["recommendation"] for one in seeds], "truth": min(rows, key=_distance)["method"]}  # fmt: skip
+
+
+def _notes(same: list[dict], figures: dict) -> dict[str, str]:
+    """Remarks on a method's figures over all its seeds: what follows from them, copies by how many seeds show them, and its training."""
+    first = same[0]
+    estimates = {name: Estimate(one["value"], *one["samples"], one["floor"]) for name, one in figures.items() if one is not None}
+    found = notes(Row(first["method"], first["title"], {}, Cost(**first["cost"]), **estimates))
+    chances = [row["copied"] for row in same if row["copied"] is not None]
+    if chances:
+        found["copies"] = (f"It repeats images it was fitted to in {len(chances)} of {len(same)} seeds: fresh images of the target show so "
+                           f"many with probability {max(chances):.1g} or less.")  # fmt: skip
+    if first["training"]:
+        found["training_seconds"] = first["training"]
+    return found
 
 
 def _mean(values: list) -> float | None:
@@ -121,7 +141,8 @@ def _lines(found: dict) -> list[dict]:
     lines = []
     for row in found["rows"]:
         cost = row["cost"]
-        once = f"{cost['training_seconds']:.0f} s stated, {row['preparing']:.0f} s here" if row["preparing"] else "-"
+        stated = f"{cost['preparation']:,} evaluations" if cost["preparation"] else f"{cost['training_seconds']:.0f} s"
+        once = f"{stated} stated, {row['preparing']:.0f} s here" if row["preparing"] else "-"
         lines.append({"method": row["title"]} | {title: _cell(row["figures"][name]) for name, title in SHOWN.items()}
                      | {"evaluations": f"{cost['evaluations']:g}", "memory": f"{cost['memory']:.2f}", "once, before": once})  # fmt: skip
     return lines

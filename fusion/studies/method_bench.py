@@ -12,10 +12,11 @@ import numpy as np
 
 from fusion.calibration import Calibration
 from fusion.fitting import Fit, fit_all
-from fusion.methods import METHODS, MethodError, Sample, SamplingPlan
+from fusion.methods import METHODS, TRAINED, MethodError, Sample, SamplingPlan
 from fusion.methods.drawing import values_of
 from fusion.methods.single import best_single, one_hot
 from fusion.methods.switch import choose
+from fusion.methods.training import found_of
 from fusion.objective import ResidualGram, fit_gram
 from fusion.studies.portrait_samples import BATCH, Pictures, prompt_of, read_pictures, routed, samples
 from fusion.target import Target
@@ -80,6 +81,14 @@ class Bench:
             weights = Weights(np.array(found["values"]), np.array(found["interval"]), fit.gram.names, "matched")
             return replace(fit, matched=weights), content["seconds"]
         return replace(fit, trained={**fit.trained, name: Trained.load(file)}), content["seconds"]
+
+    def trained(self, name: str, fit: Fit) -> Trained | None:
+        """What a method trained for this target; None for others."""
+        return self.prepared(name, fit)[0].trained[name] if name in TRAINED else None
+
+    def found(self, name: str, fit: Fit) -> str:
+        """A sentence where a method's training found nothing; else empty."""
+        return found_of(self.trained(name, fit)) if name in TRAINED else ""
 
     # ------------------------------------------------------------------------------------------ samples
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fusion.evaluation.denoiser_features import PromptSpace
 from fusion.evaluation.diversity import diversity
-from fusion.evaluation.families import Descent, effective, labels
+from fusion.evaluation.families import Descent, effective, joined, labels
 from fusion.evaluation.kid import kid
 from fusion.evaluation.population import distance_of_counts
 from fusion.evaluation.recommendation import Recommendation, recommend
@@ -52,22 +52,18 @@ def share_of_cells(pictures: Pictures) -> np.ndarray:
 
 
 def population_lead(one: Pictures, other: Pictures, population: np.ndarray, *, draws: int = 2000) -> tuple[float, float, float]:
-    """`TV(other) - TV(one)` to a known population, with a 95 % interval over samples; samples of one seed are resampled together.
+    """`TV(other) - TV(one)` to a known population, with a 95 % interval over samples; those of one seed, and those that descend from one
+    particle, are resampled together.
 
     Both distances carry the same upward bias of sampling, which the difference takes off. Positive: `one` is the closer.
     """
-    q, rng, count = np.asarray(population).ravel(), np.random.default_rng(0), len(one)
     if not np.array_equal(one.seeds, other.seeds):
         raise ValueError("samples of different seeds cannot be compared pairwise: draw both methods with the same seeds")
-    distance = lambda cells: 0.5 * np.abs(_shares(cells) - q).sum(-1)  # noqa: E731
-    rows = rng.integers(count, size=(draws, count))
-    moved = distance(other.cells[rows]) - distance(one.cells[rows])
-    low, high = np.quantile(moved, [0.025, 0.975])
-    return float(distance(other.cells[None])[0] - distance(one.cells[None])[0]), float(low), float(high)
-
-
-def _shares(cells: np.ndarray) -> np.ndarray:
-    """`(B, 18)` histograms of rows `(B, N)` of cells."""
-    counts = np.zeros((len(cells), 18))
-    np.add.at(counts, (np.arange(len(cells))[:, None], cells), 1.0)
-    return counts / cells.shape[1]
+    q, groups = np.asarray(population).ravel(), joined(labels(one.kin, len(one)), labels(other.kin, len(one)))
+    far = lambda counts: 0.5 * np.abs(counts / counts.sum(-1, keepdims=True) - q).sum(-1)  # noqa: E731
+    by_group = [np.zeros((groups.max() + 1, 18)) for _ in range(2)]
+    for counts, cells in zip(by_group, (one.cells, other.cells)):
+        np.add.at(counts, (groups, cells), 1.0)
+    times = np.random.default_rng(0).multinomial(len(by_group[0]), np.full(len(by_group[0]), 1 / len(by_group[0])), size=draws)
+    low, high = np.quantile(far(times @ by_group[1]) - far(times @ by_group[0]), [0.025, 0.975])
+    return float(far(by_group[1].sum(0)) - far(by_group[0].sum(0))), float(low), float(high)

@@ -11,8 +11,8 @@ from scipy.stats import binomtest
 from fusion.studies import figures
 from fusion.studies.tables import markdown, write_csv
 
-RULES = {"recommended": "the recommendation", "oracle": "oracle", "scorefusion": "least denoising loss (the published weights)",
-         "single": "always the best single model", "mixture": "always the mixture"}  # fmt: skip
+RULES = {"recommended": "the recommendation", "cautious": "the recommendation where it is certain, else the best single model",
+         "oracle": "oracle", "scorefusion": "least denoising loss (the published weights)", "single": "always the best single model", "mixture": "always the mixture"}  # fmt: skip
 ABOUT = """# Does the recommendation name the method that is truly closest?
 
 Made by `python -m fusion study recommendation`. Do not edit.
@@ -24,8 +24,9 @@ truth is the total variation between {truth} further samples of a method, read b
 the images were drawn from. A draw is clear where the two truly closest methods (of different samples) differ by more than chance: the
 95 % interval of the difference over these samples leaves out 0.
 
-The oracle ranks the methods by the true kinds of the same {held_out} held-out images: what their number allows at best. Shares have exact
-binomial 95 % intervals (Clopper and Pearson 1934).
+A recommendation names the nearest method also where its lead is within noise, and then says "not certain". The cautious rule stays with
+the best single model in those draws. The oracle ranks the methods by the true kinds of the same {held_out} held-out images: what their
+number allows at best. Shares have exact binomial 95 % intervals (Clopper and Pearson 1934).
 """
 
 
@@ -35,7 +36,7 @@ def write(out: Path, results: list[dict], settings: dict) -> dict:
         return {"settings": settings, "draws": 0}
     clear = [row for row in results if row["lead_low"] > 0]
     summary = {"settings": settings, "draws": len(results), "clear": len(clear),
-               "rules": {rule: _score(results, clear, rule) for rule in RULES}, "decisions": _decisions(results)}  # fmt: skip
+               "rules": {rule: _score(results, clear, rule) for rule in RULES}, "decisions": _decisions(results, clear)}  # fmt: skip
     text = ABOUT.format(**settings | {"methods": ", ".join(settings["methods"])}) + "\n" + markdown(
         [{"rule": RULES[rule], "clear": _share(s["right_clear"], len(clear)), "all": _share(s["right"], len(results)),
           "regret": f"{s['regret']:.3f}"} for rule, s in summary["rules"].items()],
@@ -53,6 +54,8 @@ def write(out: Path, results: list[dict], settings: dict) -> dict:
 
 
 def named(row: dict, rule: str) -> str:
+    if rule == "cautious":
+        return row["recommended"] if row["decided"] else "single"
     return row[rule] if rule in row else rule
 
 
@@ -67,10 +70,11 @@ def _score(results, clear, rule: str) -> dict:
             "regret": float(np.mean(regret))}  # fmt: skip
 
 
-def _decisions(results) -> dict:
-    """How often the sentence claims more than chance, and how often the claim is true."""
-    decided = [row for row in results if row["decided"]]
-    return {"decided": len(decided), "true": sum(_claim_is_true(row) for row in decided), "draws": len(results),
+def _decisions(results, clear) -> dict:
+    """How often the sentence claims more than chance, how often that is true, and how often it does where the named method is right."""
+    decided, hits = [row for row in results if row["decided"]], [row for row in clear if right(row, "recommended")]
+    return {"right_clear": len(hits), "sure_clear": sum(row["decided"] for row in hits), "decided": len(decided),
+            "true": sum(_claim_is_true(row) for row in decided), "draws": len(results),
             "truth_among_ties": sum(row["truth"] in [row["recommended"], *row["ties"]] for row in results)}  # fmt: skip
 
 
@@ -84,7 +88,8 @@ def _claim_is_true(row: dict) -> bool:
 def _decided(found: dict) -> str:
     return (
         f"The sentence claimed a lead beyond chance in {found['decided']} of {found['draws']} draws, of a method over the best single "
-        f"model or of that over all others; in {found['true']} of these the claim was true. The truly closest method was "
+        f"model or of that over all others; in {found['true']} of these the claim was true. Of the {found['right_clear']} clear draws "
+        f"in which the named method was right, the sentence was certain in {found['sure_clear']}. The truly closest method was "
         f"the named one or among those that the sentence said cannot be told from it in {found['truth_among_ties']} of {found['draws']}.\n"
     )
 

@@ -103,7 +103,7 @@ def _head(session, column: dict, key: str, by: str | None, descending: bool) -> 
 def _row(session, row: dict, columns: list[dict], report: dict, best: dict) -> str:
     name = method_title(session, row)
     recommended = row["method"] == report["recommendation"].get("method")
-    star = f' <span class="badge">{session.say("measure.nearest")}</span>' if recommended else ""
+    star = f' <span class="badge">{session.say("measure.recommended")}</span>' if recommended else ""
     if row.get("problem"):
         reason = escape(texts.translate(session.language, row["problem"]))
         return f'<tr><th scope="row">{escape(name)}</th><td colspan="{len(columns)}">{reason}</td></tr>'
@@ -230,8 +230,10 @@ def recommendation(session, report: dict) -> str:
         f"measure.{key}", method=method_title(session, best), kind=kind, value=digits(number(best, found["kind"]) or 0.0),
         lead=digits(lead.get("value", 0.0)), low=_end(lead.get("low")), high=_end(lead.get("high")),
     )  # fmt: skip
-    ties = [method_title(session, rows[m]) for m in found.get("ties", ()) if m in rows]
-    return said + (session.tell("measure.ties", methods=texts.join(session.language, ties)) if ties else "")
+    for what in ("ties", "copying"):
+        named = [method_title(session, rows[m]) for m in found.get(what, ()) if m in rows]
+        said += session.tell(f"measure.{what}", methods=texts.join(session.language, named)) if named else ""
+    return said
 
 
 def sort(session, data: dict) -> None:

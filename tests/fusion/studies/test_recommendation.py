@@ -35,6 +35,11 @@ def test_the_lead_is_the_difference_of_distances():
     assert value == pytest.approx(distances[0] - distances[1]) and 0 < low < value < high
     assert population_lead(far, near, truth)[0] == pytest.approx(-value)
     assert population_lead(near, near, truth) == (0.0, 0.0, 0.0)
+    kin = replace(far, kin=np.arange(400) // 8)  # families of 8: what they share by chance does not cancel
+    assert np.ptp(population_lead(near, kin, truth)[1:]) > 0.9 * np.ptp(population_lead(near, far, truth)[1:])
+    copied = replace(far, cells=far.cells[np.arange(400) // 8 * 8], kin=np.arange(400) // 8)
+    blind = replace(copied, kin=None)
+    assert np.ptp(population_lead(near, copied, truth)[1:]) > 1.5 * np.ptp(population_lead(near, blind, truth)[1:])
     with pytest.raises(ValueError, match="same seeds"):
         population_lead(near, pictures(truth, 400, 2, first=1), truth)
 
@@ -75,8 +80,11 @@ def test_the_page_counts_what_was_right(tmp_path):
     summary = recommendation_report.write(tmp_path, results, asdict(recommendation.Sizes()) | {"targets": 3, "methods": ["A", "B"]})
     rule = summary["rules"]["recommended"]
     assert (summary["clear"], rule["right"], rule["right_clear"]) == (2, 2, 1) and rule["regret"] == pytest.approx(0.2 / 3)
+    cautious = recommendation_report.named(draw_of(0, "mixture", "mixture", 0.05) | {"decided": False}, "cautious")
+    assert cautious == "single" and summary["rules"]["cautious"] == rule  # here every sentence was certain
     assert summary["rules"]["oracle"]["right"] == 3 and summary["rules"]["scorefusion"]["right"] == 0
-    assert summary["decisions"] == {"decided": 3, "true": 2, "draws": 3, "truth_among_ties": 2}  # the single model is not the closest
+    counted = {"decided": 3, "true": 2, "draws": 3, "truth_among_ties": 2, "right_clear": 1, "sure_clear": 1}
+    assert summary["decisions"] == counted  # the single model is not the closest
     text = (tmp_path / "README.md").read_text()
     assert "right in the 2 clear draws" in text and "1 (50%, 1% to 99%)" in text and (tmp_path / "right.svg").stat().st_size < 150_000
     assert json.loads((tmp_path / "recommendation.json").read_text())["draws"] == 3
@@ -150,7 +158,7 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
         for seed in range(3):
             rows = [{"method": name, "title": name.title(), "cost": asdict(Cost(10, 1.0)),
                      "seconds": 0.1 if seed else None, "preparing": 0.0, "effective": 64.0,
-                     "notes": {"kid": "odd"}, "cells": cells(target),
+                     "copied": 0.004 if seed and name == "single" else None, "training": "", "cells": cells(target),
                      **{f: figure(0.2 + seed / 100) for f in ("kid", "features", "population", "diversity", "copies", "loss", "gain")}}
                     for name in ("single", "mixture")]  # fmt: skip
             results.append({"target": target, "seed": seed, "rows": rows, "problems": {"matched": "no calibration"}, "fit": {},
@@ -161,7 +169,9 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
     assert row["figures"]["kid"]["value"] == pytest.approx(0.21) and row["figures"]["kid"]["samples"] == pytest.approx([0.11, 0.31])
     assert row["figures"]["kid"]["seeds"][1] - 0.21 == pytest.approx(4.302653 * 0.01 / np.sqrt(3), abs=1e-5)
     assert row["figures"]["population"]["samples"][0] <= row["figures"]["population"]["value"] <= row["figures"]["population"]["samples"][1]
-    assert "Recommended 2." in text and "0.210 ± 0.025 [0.110 to 0.310]" in text and "KID of Single, Mixture: odd" in text
+    assert "Recommended 2." in text and "0.210 ± 0.025 [0.110 to 0.310]" in text
+    assert "of Single: It repeats images it was fitted to in 2 of 3 seeds" in text
+    assert "Not told from 0" not in text and "Effective images" not in text and row["figures"]["population"]["floor"] < 0.12
     assert "matched: no calibration" in text and "## coast" in text and (tmp_path / "population.svg").stat().st_size < 150_000
     assert len((tmp_path / "evidence.csv").read_text().splitlines()) == 5 and json.loads((tmp_path / "evidence.json").read_text())
 
