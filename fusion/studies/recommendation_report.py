@@ -12,7 +12,8 @@ from fusion.studies import figures
 from fusion.studies.tables import markdown, write_csv
 
 RULES = {"recommended": "the recommendation", "cautious": "the recommendation where it is certain, else the best single model",
-         "oracle": "oracle", "scorefusion": "least denoising loss (the published weights)", "single": "always the best single model", "mixture": "always the mixture"}  # fmt: skip
+         "oracle": "oracle", "scorefusion": "least denoising loss (the published weights)", "single": "always the best single model",
+         "mixture": "always the mixture"}  # fmt: skip
 ABOUT = """# Does the recommendation name the method that is truly closest?
 
 Made by `python -m fusion study recommendation`. Do not edit.
