@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fusion.commands import options
 from fusion.commands.diary import Diary, batches, received, sent
-from fusion.methods import METHODS, NAMES, SamplingPlan
+from fusion.methods import METHODS, NAMES, TRAINED, SamplingPlan
 
 ABOUT = """Draw images: again from a recipe, from a recipe with other prompts, or from models and weights given here.
 
@@ -21,6 +21,7 @@ A run that was cut short goes on where it was when the same command is given aga
 
   accelerate launch -m fusion sample fit.json --prompt "a portrait of a scientist" --count 64
 """
+EQUAL = ("uniform", "superposition_and")  # these look at no target, so they need no weights
 PARALLEL = True  # may run in several processes: they share the images out, the first one writes
 
 
@@ -41,7 +42,10 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Draw images and write each batch, with recipes inside, as soon as it is there; a run that was cut short goes on where it was."""
+    import numpy as np
+
     from fusion.commands.shared import at_guidance, guided, priced, say
+    from fusion.methods.drawing import mean_weights
     from fusion.methods.plan import Part
     from fusion.parallel import together
     from fusion.recipe import Recipe
@@ -55,6 +59,8 @@ def run(args, *, progress, stop):
         ensemble = _ensemble(args, recipe, progress)
         plan = plan if recipe else guided(args, plan, ensemble)
         say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
+        if method == "single" and plan.weights is not None:
+            say(f"The one model is {ensemble.names[int(np.argmax(mean_weights(plan.weights)))]}, which has the largest weight")
         if plan.trained is not None and team.first:
             plan.trained.save_in(folder)  # what the recipes inside the images refer to lies beside them
         diary = Diary.of(folder, ensemble, method, plan, picture)
@@ -84,9 +90,10 @@ def _asked(args, recipe):
 
     own = args.weights and np.array(args.weights)
     if recipe is None:
-        if not args.weights and len(args.models) > 1 and args.method != "uniform":
+        if not args.weights and len(args.models) > 1 and args.method not in (*EQUAL, *TRAINED):
             raise ValueError("say how much of each model: give --weights, one number for each model, or a recipe from `fit`")
-        plan, method, picture = SamplingPlan([""], [0], weights=own), args.method or ("mixture" if args.weights else "uniform"), None
+        given = np.ones(1) if len(args.models) == 1 and not args.weights else own  # one model has all the weight
+        plan, method, picture = SamplingPlan([""], [0], weights=given), args.method or ("mixture" if args.weights else "uniform"), None
         count, prompts = 4 if args.count is None else args.count, args.prompt
     else:
         plan, method = recipe.plan(), args.method or recipe.method
@@ -95,7 +102,9 @@ def _asked(args, recipe):
         picture, count = (recipe.picture, None) if redrawn else (None, 1 if args.count is None else args.count)
         prompts = args.prompt or list(dict.fromkeys(recipe.prompts))
     if args.weights:
-        weights_for(len(args.models if recipe is None else recipe.models), own)
+        own = weights_for(len(args.models if recipe is None else recipe.models), own)
+    _check(method, own, None if recipe is None else plan.trained)
+    plan = plan.with_(weights=None) if method == "uniform" else plan
     changes = {name: getattr(args, name) for name in ("steps", "guidance", "height", "width") if getattr(args, name) is not None}
     if count is not None:
         first = args.seed or 0
@@ -105,6 +114,20 @@ def _asked(args, recipe):
         given = changes.get("guidance", plan.guidance) if recipe else guidance_of(args)
         changes["guidance_interval"] = options.interval(args.guidance_interval, given)
     return method, replace(plan, **changes), picture
+
+
+def _check(method: str, weights, trained) -> None:
+    """ValueError where a method cannot draw with what was typed: no model need be loaded to know that. `weights`: those typed, or None."""
+    if method in TRAINED and (trained is None or trained.method != method):
+        raise ValueError(f"{method} draws with what was trained on target images: run `python -m fusion train --method {method} --models "
+                         "... --images FOLDER` first, then `sample` the recipe that it writes")  # fmt: skip
+    if weights is None or not len(weights):
+        return
+    if method == "uniform" and max(weights) - min(weights) > 1e-3:
+        raise ValueError("uniform gives all models the same weight: leave --weights out, or average with these by --method scorefusion")
+    if method in ("single", "switch") and sum(weight > 0 for weight in weights) > 1:
+        raise ValueError(f"{method} draws with one model at a time: give one weight as 1 and the others as 0, or route images by these "
+                         "with --method mixture")  # fmt: skip
 
 
 def _ensemble(args, recipe, progress):

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from fusion.studies.digits import METHODS, ONCE, SHOWN
 from fusion.studies.digits_data import SEVENS, TARGET
 from fusion.studies.figures import Panel, draw
-from fusion.studies.tables import markdown, mean_interval, over_seeds, pivot, told, write_csv
+from fusion.studies.tables import markdown, mean_interval, not_told_apart, over_seeds, pivot, told, write_csv
 
 # ScoreFusion's digit weights, of members with 10, 30, 70 and 90 % sevens, by number of target images (the authors' code, fusion_HD_NLL.py)
 PUBLISHED = {
@@ -85,7 +85,7 @@ Four members know populations of sevens and nines with 10, 30, 70 and 90 % seven
 
 ## Result
 
-{_found(nll, off, sizes)}
+{_found(rows, nll, off, sizes)}
 
 ### Negative log likelihood of {size.nll_images} held-out images of the target, bits per pixel
 
@@ -146,15 +146,17 @@ def _only(figures: Mapping, methods) -> dict:
     return {key: figures[key] for method in methods for key in figures if key[0] == method}
 
 
-def _found(nll: Mapping, off: Mapping, sizes) -> str:
-    """What the tables show, in sentences made from them."""
+def _found(rows: list[dict], nll: Mapping, off: Mapping, sizes) -> str:
+    """What the tables show, in sentences made from them; what the seeds cannot tell from the best is named beside it."""
     lines = []
     for n in (sizes[0], sizes[-1]):
+        here = [row | {"off": abs(row["sevens"] - TARGET)} for row in rows if row["n"] == n and row["method"] in METHODS]
         best = min(METHODS, key=lambda m: nll[m, n].value)
         true = min(METHODS, key=lambda m: off[m, n].value)
-        lines.append(f"* At n = {n} the likeliest is `{best}` ({told(nll[best, n])}; `fusion` {told(nll['fusion', n])}, `scratch` "
-                     f"{told(nll['scratch', n])}), and the samples of `{true}` are nearest to 60 % sevens (off by "
-                     f"{off[true, n].value:.2f}; `fusion` {off['fusion', n].value:.2f}, `mixture` {off['mixture', n].value:.2f}).")
+        lines += [f"* At n = {n} the likeliest is `{best}` ({told(nll[best, n])}; `fusion` {told(nll['fusion', n])}, `scratch` "
+                  f"{told(nll['scratch', n])}){_same(here, 'nll', best)}, and the samples of `{true}` are nearest to 60 % sevens (off by "
+                  f"{off[true, n].value:.2f}; `fusion` {off['fusion', n].value:.2f}, `mixture` {off['mixture', n].value:.2f})"
+                  f"{_same(here, 'off', true)}."]  # fmt: skip
     ahead = [n for n in sizes if all(nll["scratch", m].value < nll["fusion", m].value for m in sizes if m >= n)]
     lines.append(f"* From n = {ahead[0]} a network of its own is likelier than fusion." if ahead else
                  "* No network of its own becomes likelier than fusion at these sizes.")  # fmt: skip
@@ -162,6 +164,12 @@ def _found(nll: Mapping, off: Mapping, sizes) -> str:
     order = sorted(METHODS, key=everywhere.get)
     lines.append("* Mean distance to 60 % sevens over all n: " + ", ".join(f"`{m}` {everywhere[m]:.2f}" for m in order) + ".")
     return "\n".join(lines)
+
+
+def _same(rows: list[dict], value: str, best: str) -> str:
+    """What the seeds cannot tell from the best, as a clause; empty where all are told apart."""
+    found = not_told_apart(rows, value, best)
+    return f", not told by these seeds from {', '.join(f'`{name}`' for name in found)}" if found else ""
 
 
 def _weights(fits: list[dict], sizes) -> str:

@@ -59,6 +59,7 @@ QUESTIONS = {
     "Is it the learned h?": ("transferred", "untrained"),
     "Would a source's network do, untouched?": ("source", "transferred"),
     "Does fitting that network to the pairs beat starting anew?": ("warm", "transferred"),
+    "Is it better than the noisy image itself?": ("transferred", "noisy"),
     "Does it beat memorising?": ("transferred", "nearest"),
     "Does any of it beat a Wiener filter of the same images?": ("transferred", "Wiener"),
 }

@@ -37,6 +37,19 @@ def over_seeds(rows: Iterable[Mapping], by: Sequence[str], value: str, level: fl
     return {key: mean_interval(values, level) for key, values in groups.items()}
 
 
+def not_told_apart(rows: Iterable[Mapping], value: str, best: str, level: float = 0.95) -> list[str]:
+    """Methods whose `value` exceeds that of `best` by no more than chance, in order of appearance: the interval of the mean difference,
+    paired by seed, reaches 0. Rows have `method` and `seed`; methods with other seeds than `best` are left out, and one seed tells
+    nothing apart."""
+    table: dict[str, dict] = {}
+    for row in rows:
+        table.setdefault(row["method"], {})[row["seed"]] = float(row[value])
+    own = table[best]
+    differences = {name: mean_interval([found[seed] - own[seed] for seed in own], level) for name, found in table.items()
+                   if name != best and found.keys() == own.keys()}  # fmt: skip
+    return [name for name, difference in differences.items() if difference.low <= 0]
+
+
 def told(figure: Estimate | float | None, digits: int = 3) -> str:
     """`0.310 ± 0.021` for an estimate whose interval is symmetric, `0.310 (0.300 to 0.350)` otherwise, `-` for None."""
     if figure is None:

@@ -59,15 +59,14 @@ def compared(rows: Sequence[Mapping], target: str, value: str, pairs: Sequence[i
 
 
 def verdict(differences: Mapping[int, Estimate], way: str, other: str, digits: int = 2) -> str:
-    """One sentence: where `way` is better than `other`, where worse, where the difference is within its interval."""
+    """One sentence: where `way` is better than `other`, where worse, where the difference is within its interval. In all three the figure
+    is the error of `other` minus that of `way`: negative where `way` is worse."""
     groups: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
     for m, difference in differences.items():
         kind = "better" if difference.low > 0 else "worse" if difference.high < 0 else "undecided"
-        shown = Estimate(-difference.value, -difference.high, -difference.low) if kind == "worse" else difference
-        groups[kind].append(f"{m} ({told(shown, digits)})")
-    said = {"better": f"{way} is better than {other} by more than chance at m = ", "worse": f"{way} is worse than {other} at m = ",
-            "undecided": "within chance at m = "}  # fmt: skip
-    return "; ".join(said[kind] + ", ".join(ms) for kind, ms in groups.items() if ms) + "."
+        groups[kind].append(f"{m} ({told(difference, digits)})")
+    said = {"better": "better by more than chance", "worse": "worse by more than chance", "undecided": "within chance"}
+    return f"{way} against {other}: " + "; ".join(f"{said[kind]} at m = {', '.join(ms)}" for kind, ms in groups.items() if ms) + "."
 
 
 def ablation(rows: Iterable[Mapping], target: str, value: str, settings: Sequence[tuple[int, int]], pairs: Sequence[int],
@@ -88,7 +87,8 @@ def answers(rows: Sequence[Mapping], targets: Iterable[str], value: str, pairs: 
 
 def findings(answered: Mapping[str, Mapping[str, str]], told_target: str = "β₀ = {}") -> str:
     """The answers as a section of the page. `told_target` is left out where there is a single target."""
-    lines = ["## What was found\n", "In parentheses: the difference of the two errors, paired by seed, with its 95 % interval.\n"]
+    lines = ["## What was found\n", "In parentheses: how much smaller the error of the one named first is (negative: larger), paired by "
+             "seed, with its 95 % interval.\n"]  # fmt: skip
     for question, by_target in answered.items():
         said = [f"*{told_target.format(t)}*: {sentence}" if len(by_target) > 1 else sentence for t, sentence in by_target.items()]
         lines.append(f"* **{question}** {' '.join(said)}")

@@ -199,6 +199,11 @@ def test_bad_input_is_a_sentence_and_exit_code_1(capsys, models, pictures, tmp_p
         (["sample"], "say what to draw"),
         (["sample", "--models", *models, "--prompt", "a"], "--weights"),
         (["sample", "--models", *models, "--prompt", "a", "--weights", 0.5, 0.5], "3 models"),
+        (["sample", "--models", *models, "--prompt", "a", "--method", "finetune"], "python -m fusion train --method finetune"),
+        (["sample", "--models", *models, "--prompt", "a", "--method", "scratch", "--weights", 1, 0, 0], "train --method scratch"),
+        (["sample", "--models", *models, "--prompt", "a", "--method", "uniform", "--weights", 1, 0, 0], "leave --weights out"),
+        (["sample", "--models", *models, "--prompt", "a", "--method", "single", "--weights", 0.5, 0.5, 0], "one weight as 1"),
+        (["sample", "--models", *models, "--prompt", "a", "--method", "switch", "--weights", 0.5, 0.5, 0], "one weight as 1"),
         (["sample", "--models", *models, "--prompt", "a", "--weights", "nan", 0.5, 0.5], "at least 0"),
         (["sample", "--models", *models, "--prompt", "a", "--weights", 1, 0, 0, "--count", -1], "nothing to draw"),
     ]

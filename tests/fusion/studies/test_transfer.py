@@ -183,9 +183,11 @@ def test_a_verdict_follows_the_paired_differences():
     found = transfer_report.compared(rows, "t", "error", (10, 20, 30), "a", "b")
     assert found[10].value == 1.0 and found[10].high - found[10].low == 0, "what seeds share is no uncertainty of the difference"
     said = transfer_report.verdict(found, "A", "B")
-    assert "A is better than B by more than chance at m = 10 (1.00" in said and "A is worse than B at m = 20 (0.50" in said
+    assert said.startswith("A against B: better by more than chance at m = 10 (1.00")
+    assert "worse by more than chance at m = 20 (-0.50" in said
     assert "within chance at m = 30" in said
-    assert transfer_report.verdict({10: Estimate(-1.0, -1.5, -0.5)}, "A", "B") == "A is worse than B at m = 10 (1.00 ± 0.50)."
+    worse = transfer_report.verdict({10: Estimate(-1.0, -1.5, -0.5)}, "A", "B")  # the same sign in every group
+    assert worse == "A against B: worse by more than chance at m = 10 (-1.00 ± 0.50)."
 
 
 def test_the_best_moment_of_each_training_is_its_lowest_error():
