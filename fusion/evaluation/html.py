@@ -86,6 +86,8 @@ def _table(report) -> str:
     head = "".join(f'<th title="{escape(c.explanation)}">{escape(c.title)}{unit(c)}</th>' for c in columns)
     for row in report.rows:
         remarks, cells = notes(row), []
+        if "method" in remarks:
+            told.append(f"{row.title}, Samples: {remarks['method']}")
         for column in columns:
             mark, remark = "", remarks.get(column.name)
             if remark:

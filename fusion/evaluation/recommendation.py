@@ -6,7 +6,8 @@ labels or a known population, since nobody has those for their own images.
 
 The nearest method is recommended also where its lead is within noise, and the sentence then says so: over drawn targets that loses less
 population than staying with the single model (`assets/studies/recommendation`). A method that repeats images it was fitted to is not
-recommended, however near it comes: nearness is then no merit.
+recommended, however near it comes: nearness is then no merit. Nor is one whose correction had nothing to work on, since its samples are
+those of another.
 
 Differences between two methods are judged, not overlaps of their intervals: both are compared with the same held-out images, whose chance
 cancels. The nearest method was chosen among several, so its lead has to hold at a level divided by their number (Bonferroni).
@@ -27,6 +28,7 @@ from fusion.methods import NAMES
 
 NONE = "There is no evidence from samples against held-out pictures, so no method is recommended: a lower denoising loss alone is none."
 ALONE = Descent()
+REASONS = {"copying": "it repeats images it was fitted to", "uncorrected": "every image was alone with its prompt, so none was corrected"}
 KINDS = {"kid": "KID", "features": "distance in calibrated features"}
 
 
@@ -34,7 +36,7 @@ KINDS = {"kid": "KID", "features": "distance in calibrated features"}
 class Recommendation:
     """`method`: the nearest one, None without evidence. `lead`: how much nearer than the best single model (than the runner-up, where it
     is that itself); `decided`: that is more than chance. `ties`: methods that cannot be told from it. `kind`: of evidence, a row's figure.
-    `copying`: methods left out because they repeat fitted images.
+    `copying`, `uncorrected`: methods left out, and why (`REASONS`).
     """
 
     sentence: str
@@ -44,22 +46,26 @@ class Recommendation:
     lead: Estimate | None = None
     ties: tuple[str, ...] = ()
     copying: tuple[str, ...] = ()
+    uncorrected: tuple[str, ...] = ()
 
 
 def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.ndarray, *, kind: str = "kid", paired: bool = False,
-              descent: Descent = ALONE, copying: Collection[str] = ()) -> Recommendation:  # fmt: skip
+              descent: Descent = ALONE, copying: Collection[str] = (), uncorrected: Collection[str] = ()) -> Recommendation:  # fmt: skip
     """From coordinates of every method's samples, `readings[method]` (N, F), and of the held-out images (M, F).
 
     `rows`: the methods' `Row`s, for titles, distances and costs. `paired`: row i of all readings has the same prompt and seed. `descent`:
-    what samples have in common beside their method. `copying`: methods whose samples repeat fitted images more than chance explains.
+    what samples have in common beside their method. `copying`: methods whose samples repeat fitted images more than chance explains;
+    `uncorrected`: those whose correction had nothing to work on. Neither is recommended.
     """
     seen = [row for row in rows if row.method in readings and getattr(row, kind) is not None]
-    left_out = [row for row in seen if row.method in copying]
-    compared = sorted((row for row in seen if row not in left_out), key=lambda row: (getattr(row, kind).value, row.method != "single"))
+    out = {why: [row for row in seen if row.method in names] for why, names in (("copying", copying), ("uncorrected", uncorrected))}
+    methods_out = {why: tuple(row.method for row in found) for why, found in out.items()}
+    near = lambda row: (getattr(row, kind).value, row.method != "single")  # noqa: E731
+    compared = sorted((row for row in seen if not any(row.method in names for names in methods_out.values())), key=near)
     same = [row for row in compared[1:] if np.array_equal(readings[row.method], readings[compared[0].method])]  # such as weights by level
     others = [row for row in compared[1:] if row not in same]
     if not others:
-        return Recommendation(NONE + _left_out(left_out, None, kind), copying=tuple(row.method for row in left_out))
+        return Recommendation(NONE + _left_out(out, None, kind), **methods_out)
     best, level = compared[0], 1 - 0.05 / len(others)
     lead_of = _by_kernel if kind == "kid" else _by_means
     leads = {row.method: lead_of(row.method, best.method, readings, held_out, paired, level, descent) for row in others}
@@ -67,10 +73,8 @@ def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.n
     rival = next((row for row in others if row.method == "single"), others[0])
     lead, say = leads[rival.method], _single if best.method == "single" else _fused
     sentence = say(best, rival, lead, KINDS[kind], getattr(best, kind), (len(readings[best.method]), len(held_out))) + _tied(best, ties)
-    return Recommendation(
-        sentence + "." + _left_out(left_out, best, kind), best.method, kind, bool(lead.low > 0), lead, tuple(row.method for row in ties),
-        tuple(row.method for row in left_out),
-    )  # fmt: skip
+    sentence += "." + _left_out(out, best, kind)
+    return Recommendation(sentence, best.method, kind, bool(lead.low > 0), lead, tuple(row.method for row in ties), **methods_out)
 
 
 def _by_kernel(method: str, best: str, readings, held_out, paired: bool, level: float, descent: Descent) -> Estimate:
@@ -106,14 +110,12 @@ def _single(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) 
     )
 
 
-def _left_out(rows, best, kind: str) -> str:
-    """A sentence on methods that were left out for repeating fitted images, with how near they came; empty without any."""
-    if not rows:
-        return ""
+def _left_out(out: Mapping[str, list], best, kind: str) -> str:
+    """A sentence for every reason for which methods were left out, with how near they came; empty without any."""
     near = lambda row: best is not None and getattr(row, kind).value < getattr(best, kind).value  # noqa: E731
-    nearer = [f", which came nearer ({KINDS[kind]} {getattr(row, kind).value:.3g})" if near(row) else "" for row in rows]
-    names = ", ".join(row.title + told for row, told in zip(rows, nearer))
-    return f" Left out, since it repeats images it was fitted to: {names}."
+    nearer = lambda row: f", which came nearer ({KINDS[kind]} {getattr(row, kind).value:.3g})" if near(row) else ""  # noqa: E731
+    told = {why: ", ".join(row.title + nearer(row) for row in rows) for why, rows in out.items() if rows}
+    return "".join(f" Left out, since {REASONS[why]}: {names}." for why, names in told.items())
 
 
 def _difference(lead: Estimate) -> str:

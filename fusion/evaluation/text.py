@@ -17,7 +17,7 @@ def table(report) -> str:
     body = [[row.title, *(cell(value(row, column.name)) for column in columns)] for row in ran]
     lines = aligned([head, *body]) if body else []
     lines += [f"{row.title}: {row.problem}" for row in report.rows if row.problem]
-    titles = {column.name: column.title for column in columns}
+    titles = {column.name: column.title for column in columns} | {"method": "Samples"}
     told = [(row.title, titles[name], text) for row in ran for name, text in notes(row).items() if name in titles]
     meanings = [f"{column.title} ({column.unit}): {column.explanation}" for column in columns if column.name in (*FIGURES, "effective")]
     return "\n".join([*lines, "", *meanings, *(f"{row}, {column}: {text}" for row, column, text in told), "", report.verdict])

@@ -18,6 +18,7 @@ from fusion.evaluation.loss import held_out_gain, held_out_loss
 from fusion.evaluation.own_loss import measured_on, own_losses
 from fusion.evaluation.population import is_countable, population_distance
 from fusion.evaluation.recommendation import NONE, Recommendation, recommend
+from fusion.methods.barycenter import UNCORRECTED
 from fusion.methods.coordinates import Coordinates
 from fusion.methods.single import best_single, one_hot
 from fusion.objective import ResidualGram, fit_gram
@@ -57,14 +58,20 @@ def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None =
         told = _by_pictures(ensemble, rows, drawn, pictures, fit, kin, tell, stop)
     if told is None and len(readings) > 1:
         descent = Descent({method: kin[method][: len(reading)] for method, reading in readings.items()})
-        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]), descent=descent)
+        told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]), descent=descent,
+                         uncorrected=_uncorrected(rows))  # fmt: skip
     return rows, told or Recommendation(NONE)
 
 
 def _company(row) -> dict:
-    """How many independent images a row's samples are worth, with what they say of themselves."""
-    said = remarks(row.samples)
-    return {"effective": effective(families_of(row.samples)), "notes": {**row.notes, **({"effective": said} if said else {})}}
+    """How many independent images a row's samples are worth, with what they say of their company, and else of how they were drawn."""
+    said, of = remarks(row.samples), "effective" if any(sample.family is not None for sample in row.samples) else "method"
+    return {"effective": effective(families_of(row.samples)), "notes": {**row.notes, **({of: said} if said else {})}}
+
+
+def _uncorrected(rows) -> list[str]:
+    """Methods none of whose samples had others of its prompt to be weighed against."""
+    return [row.method for row in rows if row.samples and all(sample.note == UNCORRECTED for sample in row.samples)]
 
 
 def _tell(progress, done: int, total: int, message: str) -> None:
@@ -196,7 +203,7 @@ def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, 
     if len(readings) < 2:
         return None
     paired = _paired([rows[place] for place in readable])
-    return recommend(rows, readings, target, paired=paired, descent=descent, copying=copying)
+    return recommend(rows, readings, target, paired=paired, descent=descent, copying=copying, uncorrected=_uncorrected(rows))
 
 
 def _latents(ensemble, images) -> np.ndarray:

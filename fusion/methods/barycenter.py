@@ -19,6 +19,8 @@ from fusion.methods.particles import Particles, average
 from fusion.methods.plan import Cost, Method, Remark, Sample, SamplingPlan
 from fusion.methods.stochastic import by_chain
 
+UNCORRECTED = "alone with its prompt in its batch: not corrected"
+
 
 def prompt_groups(batch: Sequence[tuple[str, int]]) -> list[torch.Tensor]:
     """Indices of the images of each prompt, in order of first appearance."""
@@ -46,7 +48,7 @@ def _remarks(found: Particles, batch: Sequence[tuple[str, int]]) -> list[Remark]
     remarks = [Remark()] * len(batch)
     for g, group in enumerate(found.groups):
         note = (f"effective sample size {found.lowest[g]:.1f} of {len(group)}, {found.remaining(g)} lineages left" if len(group) > 1
-                else "alone with its prompt in its batch: not corrected")  # fmt: skip
+                else UNCORRECTED)  # fmt: skip
         for i in group.tolist():
             remarks[i] = Remark(note, tuple(batch[int(found.lineage[i])]))
     return remarks

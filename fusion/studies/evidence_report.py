@@ -159,10 +159,12 @@ def _cell(figure: dict | None) -> str:
 
 
 def _remarks(found: dict) -> str:
-    titles = {column.name: column.title for column in COLUMNS}
+    titles = {column.name: column.title for column in COLUMNS if column.name in (*SHOWN, "evaluations", "memory", "training_seconds")}
     told: dict[tuple[str, str], list[str]] = {}
     for row in found["rows"]:
         for name, text in row["notes"].items():
+            if name not in titles:  # remarks on columns that only the page shows
+                continue
             told.setdefault((titles[name], text), []).append(row["title"])
     lines = [f"* {title} of {', '.join(rows)}: {text}\n" for (title, text), rows in told.items()]
     return "".join(lines) + "".join(f"* {name}: {text}\n" for name, text in found["problems"].items())

@@ -22,6 +22,10 @@ probe, and the known one: a perfect sampler would measure {floor:.3f} on so many
 """
 OVER = {True: "over samples: other images of the same population would move the curves by more than that", False: "over seeds (Student's)"}
 SAVED = "Nearer than the best single model by (same images, same sampling seeds)"
+NEEDED = """A quality is a total variation as measured above, of which chance alone makes {floor:.3f}. {over}.
+"""
+NEEDED_OVER = {True: "In brackets what the interval over samples leaves possible",
+               False: "The median of the seeds, in brackets the least and the most that one of them needed"}  # fmt: skip
 QUALITIES = (0.40, 0.35, 0.30, 0.25, 0.20)
 
 
@@ -29,7 +33,7 @@ def write(out: Path, rows: list[dict], settings: dict) -> dict:
     """README.md, sample-size.json, CSV and the figure; returns what the JSON holds."""
     out.mkdir(parents=True, exist_ok=True)
     curves = _curves(rows)
-    needed = {name: _needed(curve["population"]) for name, curve in curves.items()}
+    needed = {name: _needed(curve["population"], [row for row in rows if row["method"] == name]) for name, curve in curves.items()}
     summary = {"settings": settings, "curves": curves, "break_even": needed, "rows": rows}
     (out / "sample-size.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     if not rows:
@@ -97,10 +101,19 @@ def _saved(rows: list[dict]) -> dict:
             for row in rows if row["method"] != "single"}  # fmt: skip
 
 
-def _needed(curve: list) -> dict:
-    """Per quality `[images, at best, at worst]`: where the curve, its lower and its upper ends cross it."""
-    ends = [break_even([[point[0], point[end]] for point in curve]) for end in (1, 2, 3)]
-    return {quality: [one[quality] for one in ends] for quality in ends[0]}
+def _needed(curve: list, rows: list[dict]) -> dict:
+    """Per quality `[images, at best, at worst]`: the (upper) median over seeds of where a seed's curve crosses it, the first and the last.
+
+    Of one seed: where the curve and the ends of its interval over samples cross it. Intervals of a mean of few seeds are no use here: the
+    curves fall slowly, and Student's factor alone would stretch every range over all sizes.
+    """
+    seeds = sorted({row["seed"] for row in rows})
+    own = [[[row["size"], row["population"]["value"]] for row in rows if row["seed"] == seed] for seed in seeds]
+    if len(seeds) == 1:
+        own = [[[point[0], point[end]] for point in curve] for end in (1, 2, 3)]
+    found = [break_even(one) for one in own]
+    ranked = {quality: sorted((one[quality] for one in found), key=lambda n: math.inf if n is None else n) for quality in found[0]}
+    return {quality: [images[len(images) // 2], images[0], images[-1]] for quality, images in ranked.items()}
 
 
 def break_even(curve: list) -> dict:
@@ -127,10 +140,13 @@ def _business(summary: dict) -> str:
     smallest, largest, lines = summary["settings"]["sizes"][0], summary["settings"]["sizes"][-1], []
     for name, curve in summary["curves"].items():
         needed = {q: _range(n, smallest, largest) for q, n in summary["break_even"][name].items()}
-        once = f"{curve['preparing']:.0f} s" if curve["preparing"] else "-"
+        parts = (f"{curve['preparing']:.0f} s" if curve["preparing"] else "",
+                 f"{curve['preparation']:,.0f} evaluations" if curve["preparation"] else "")  # fmt: skip
+        once = ", ".join(filter(None, parts)) or "-"
         lines.append({"method": curve["title"]} | needed | {"evaluations an image": f"{curve['evaluations']:.3g}", "once a target": once})
     headings = {q: f"TV {q}" for q in lines[0] if q.startswith("0.")}
-    text = "\n## Images needed for a quality\n\n" + markdown(lines, {key: headings.get(key, key) for key in lines[0]})
+    about = NEEDED.format(floor=summary["settings"]["floor"], over=NEEDED_OVER[summary["settings"]["seeds"] == 1])
+    text = f"\n## Images needed for a quality\n\n{about}\n" + markdown(lines, {key: headings.get(key, key) for key in lines[0]})
     before = summary["settings"]["before"]
     text += (
         f"\nBefore any target: a calibration, which the mixture, the blend and the choice of the best single model stand on, takes "
@@ -142,7 +158,7 @@ def _business(summary: dict) -> str:
 
 
 def _range(found: list, smallest: int, largest: int) -> str:
-    """`12 (6 to not by 64)`: the number of images, and what the intervals of the distances leave possible."""
+    """`12 (6 to not by 64)`: the number of images, and between what it lies."""
     at, best, worst = (_told(images, smallest, largest) for images in found)
     return at if best == worst else f"{at} ({best} to {worst})"
 
@@ -150,7 +166,7 @@ def _range(found: list, smallest: int, largest: int) -> str:
 def _told(images: float | None, smallest: int, largest: int) -> str:
     if images is None:
         return f"not by {largest}"
-    return f"{smallest} or fewer" if images <= smallest else f"{images:.0f}"
+    return f"{smallest} or fewer" if round(images) <= smallest else f"{images:.0f}"
 
 
 def _flat(row: dict) -> dict:

@@ -108,7 +108,9 @@ def _row(session, row: dict, columns: list[dict], report: dict, best: dict) -> s
         reason = escape(texts.translate(session.language, row["problem"]))
         return f'<tr><th scope="row">{escape(name)}</th><td colspan="{len(columns)}">{reason}</td></tr>'
     cells = "".join(_cell(session, row, c, best[c["name"]]) for c in columns)
-    return f'<tr><th scope="row">{escape(name)}{star}</th>{cells}</tr>'
+    said = escape(texts.translate(session.language, (row.get("notes") or {}).get("method", "")))
+    mark = f'<span class="faint" title="{said}" aria-label="{said}">*</span>' if said else ""
+    return f'<tr><th scope="row">{escape(name)}{mark}{star}</th>{cells}</tr>'
 
 
 def method_title(session, row: dict) -> str:
@@ -230,7 +232,7 @@ def recommendation(session, report: dict) -> str:
         f"measure.{key}", method=method_title(session, best), kind=kind, value=digits(number(best, found["kind"]) or 0.0),
         lead=digits(lead.get("value", 0.0)), low=_end(lead.get("low")), high=_end(lead.get("high")),
     )  # fmt: skip
-    for what in ("ties", "copying"):
+    for what in ("ties", "copying", "uncorrected"):
         named = [method_title(session, rows[m]) for m in found.get(what, ()) if m in rows]
         said += session.tell(f"measure.{what}", methods=texts.join(session.language, named)) if named else ""
     return said

@@ -177,6 +177,7 @@ def test_compare_says_why_a_method_did_not_run(ensemble, fit):
 def test_what_samples_say_of_themselves_reaches_every_form_of_the_report(ensemble, fit, held_out):
     pictures = Target(tuple(small.pictures(4, 77, 40)), ("a cat",) * 4)
     made = compare(ensemble, ["uniform", "barycenter"], small.PROMPTS, [1, 2, 3], fit=fit, held_out=held_out, pictures=pictures, steps=2)
+    assert made.recommendation.uncorrected == ("barycenter",) and made.recommendation.method != "barycenter"
     row, text = made.row("barycenter"), "3 of 3 samples: alone with its prompt in its batch: not corrected"
     assert row.effective == 3 and text in row.notes["effective"] and "effective" not in made.row("uniform").notes
     assert text in made.to_text() and text in made.to_html() and made.to_dict()["rows"][1]["notes"]["effective"] == text

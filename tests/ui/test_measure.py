@@ -66,6 +66,16 @@ def test_the_recommendation_in_japanese_says_the_same(best, decided):
     assert re.search(r"[\u3040-\u30ff]", said) and not re.search(r"[a-z]{5,}", said)
     if best:
         assert texts.say("ja", f"method.{best}") in said and ("偶然では" in said) == decided
+    found["recommendation"] |= {"copying": ["uniform"], "uncorrected": ["matched"]}
+    left_out = measured.recommendation(session, found)[len(said):]
+    assert not best or (texts.say("ja", "method.uniform") in left_out and texts.say("ja", "method.matched") in left_out)
+
+
+def test_what_samples_say_of_how_they_were_drawn_stands_by_the_methods_name():
+    session, found = state.Session(), report()
+    found["rows"][1]["notes"]["method"] = "16 of 16 samples: <i>Ada alone"
+    html = measured.render(session, found, key="own")
+    assert html.count("16 of 16 samples: &lt;i&gt;Ada alone") == 2 and order(html)[1] == "Mix"
 
 
 def test_a_columns_figures_have_the_same_decimals_and_no_interval_of_no_width():

@@ -66,6 +66,14 @@ def test_a_method_that_repeats_fitted_images_is_not_recommended():
     assert none.method is None and none.copying == ("finetune",) and none.sentence.endswith("fitted to: Finetune.")
 
 
+def test_a_method_that_had_nothing_to_correct_is_not_recommended():
+    rows, readings, held = case({"single": 0.8, "uniform": 0.4, "barycenter": 0.0, "finetune": 0.1})
+    found = recommend(rows, readings, held, paired=True, copying=["finetune"], uncorrected=["barycenter"])
+    assert found.method == "uniform" and found.uncorrected == ("barycenter",) and not {"barycenter", "finetune"} & set(found.ties)
+    assert "fitted to: Finetune, which came nearer" in found.sentence
+    assert "alone with its prompt, so none was corrected: Barycenter, which came nearer" in found.sentence
+
+
 def test_the_single_model_is_recommended_where_nothing_is_nearer():
     rows, readings, held = case({"uniform": 0.9, "single": 0.0, "mixture": 0.6})
     found = recommend(rows, readings, held, paired=True)

@@ -105,7 +105,11 @@ def test_a_quick_run_writes_its_page_and_goes_on_from_what_is_kept(tmp_path):
 def test_break_even_lies_where_the_curve_crosses():
     curve = [[4, 0.5, 0, 1], [16, 0.3, 0, 1], [64, 0.22, 0, 1]]
     found = sample_size_report.break_even(curve)
-    assert sample_size_report._needed([[4, 0.5, 0.4, 0.6], [16, 0.3, 0.2, 0.4]])["0.40"] == pytest.approx([8, 4, 16])
+    row = lambda seed, size, value: {"seed": seed, "size": size, "population": {"value": value}}  # noqa: E731
+    needed = lambda *rows: sample_size_report._needed([[4, 0.5, 0.4, 0.6], [16, 0.3, 0.2, 0.4]], [row(*r) for r in rows])["0.40"]  # noqa: E731
+    assert needed((0, 4, 0.5), (0, 16, 0.3)) == pytest.approx([8, 4, 16])  # one seed: its interval over samples
+    assert needed((0, 4, 0.3), (0, 16, 0.3), (1, 4, 0.5), (1, 16, 0.3)) == pytest.approx([8, 4, 8])
+    assert needed((0, 4, 0.5), (0, 16, 0.3), (1, 4, 0.5), (1, 16, 0.45), (2, 4, 0.4), (2, 16, 0.3)) == [pytest.approx(8), 4, None]
     assert found["0.40"] == pytest.approx(8.0)  # half-way down, half-way in the logarithm
     assert found["0.30"] == pytest.approx(16) and found["0.20"] is None
     assert sample_size_report.break_even([[4, 0.19, 0, 1], [64, 0.1, 0, 1]])["0.20"] == 4

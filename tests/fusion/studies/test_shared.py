@@ -28,6 +28,13 @@ def test_the_interval_of_a_mean_is_students():
         tables.mean_interval([])
 
 
+def test_what_the_seeds_cannot_tell_from_the_best():
+    errors = {"best": [1.0, 2.0, 3.0], "farther": [2.0, 3.01, 4.0], "close": [1.2, 1.9, 3.1], "short": [9.0, 9.0]}
+    rows = [{"method": name, "seed": seed, "error": value} for name, values in errors.items() for seed, value in enumerate(values)]
+    assert tables.not_told_apart(rows, "error", "best") == ["close"]  # paired: `farther` always lies 1 farther
+    assert tables.not_told_apart([row for row in rows if row["seed"] == 0], "error", "best") == ["farther", "close", "short"]
+
+
 def test_students_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     drawn = [tables.mean_interval(rng.normal(3.0, 2.0, 3)) for _ in range(1000)]
