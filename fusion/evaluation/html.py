@@ -85,9 +85,10 @@ def _table(report) -> str:
     unit = lambda c: f'<br><span class="note">{escape(c.unit)}</span>'  # noqa: E731
     head = "".join(f'<th title="{escape(c.explanation)}">{escape(c.title)}{unit(c)}</th>' for c in columns)
     for row in report.rows:
-        remarks, cells = notes(row), []
+        remarks, cells, named = notes(row), [], ""
         if "method" in remarks:
             told.append(f"{row.title}, Samples: {remarks['method']}")
+            named = f' <sup title="{escape(remarks["method"])}">{len(told)}</sup>'
         for column in columns:
             mark, remark = "", remarks.get(column.name)
             if remark:
@@ -95,7 +96,7 @@ def _table(report) -> str:
                 mark = f' <sup title="{escape(remark)}">{len(told)}</sup>'
             cells.append(f"<td>{escape(cell(value(row, column.name)))}{mark}</td>")
         weights = ", ".join(f"{escape(name)} {share:.2f}" for name, share in row.weights.items() if share > 0.005)
-        body.append(f"<tr><th>{escape(row.title)}</th><td>{escape(row.problem) or weights}</td>{''.join(cells)}</tr>")
+        body.append(f"<tr><th>{escape(row.title)}{named}</th><td>{escape(row.problem) or weights}</td>{''.join(cells)}</tr>")
     meanings = "".join(f"<li>{escape(c.title)}: {escape(c.explanation)}</li>" for c in columns)
     unusual = "".join(f"<li>{escape(text)}</li>" for text in told)
     return (

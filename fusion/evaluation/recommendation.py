@@ -28,20 +28,23 @@ from fusion.methods import NAMES
 
 NONE = "There is no evidence from samples against held-out pictures, so no method is recommended: a lower denoising loss alone is none."
 ALONE = Descent()
-REASONS = {"copying": "it repeats images it was fitted to", "uncorrected": "every image was alone with its prompt, so none was corrected"}
+ONLY = "No method is recommended over another: {why}, so nothing is left to compare."
+REASONS = {"copying": "for repeating images it was fitted to",
+           "uncorrected": "since every image was alone with its prompt and none was corrected"}  # fmt: skip
 KINDS = {"kid": "KID", "features": "distance in calibrated features"}
 
 
 @dataclass(frozen=True)
 class Recommendation:
     """`method`: the nearest one, None without evidence. `lead`: how much nearer than the best single model (than the runner-up, where it
-    is that itself); `decided`: that is more than chance. `ties`: methods that cannot be told from it. `kind`: of evidence, a row's figure.
-    `copying`, `uncorrected`: methods left out, and why (`REASONS`).
+    is that itself); `decided`: that is more than chance. `ties`: methods that cannot be told from it. `kind`: of evidence, a row's figure;
+    `value`: that of `method`. `copying`, `uncorrected`: methods left out, and why (`REASONS`).
     """
 
     sentence: str
     method: str | None = None
     kind: str = ""
+    value: float | None = None
     decided: bool = False
     lead: Estimate | None = None
     ties: tuple[str, ...] = ()
@@ -65,7 +68,7 @@ def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.n
     same = [row for row in compared[1:] if np.array_equal(readings[row.method], readings[compared[0].method])]  # such as weights by level
     others = [row for row in compared[1:] if row not in same]
     if not others:
-        return Recommendation(NONE + _left_out(out, None, kind), **methods_out)
+        return Recommendation(_nothing_to_compare(compared, seen) + _left_out(out, None, kind), **methods_out)
     best, level = compared[0], 1 - 0.05 / len(others)
     lead_of = _by_kernel if kind == "kid" else _by_means
     leads = {row.method: lead_of(row.method, best.method, readings, held_out, paired, level, descent) for row in others}
@@ -74,7 +77,8 @@ def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.n
     lead, say = leads[rival.method], _single if best.method == "single" else _fused
     sentence = say(best, rival, lead, KINDS[kind], getattr(best, kind), (len(readings[best.method]), len(held_out))) + _tied(best, ties)
     sentence += "." + _left_out(out, best, kind)
-    return Recommendation(sentence, best.method, kind, bool(lead.low > 0), lead, tuple(row.method for row in ties), **methods_out)
+    value, tied = getattr(best, kind).value, tuple(row.method for row in ties)
+    return Recommendation(sentence, best.method, kind, value, bool(lead.low > 0), lead, tied, **methods_out)
 
 
 def _by_kernel(method: str, best: str, readings, held_out, paired: bool, level: float, descent: Descent) -> Estimate:
@@ -110,12 +114,22 @@ def _single(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) 
     )
 
 
+def _nothing_to_compare(compared, seen) -> str:
+    """Why there is no choice: one method alone was measured, the others were left out, or all of them drew the same images."""
+    if len(compared) > 1:
+        names = ", ".join(row.title for row in compared)
+        return ONLY.format(why=f"{names} drew the same images ({_cheapest(compared).title} costs least)")
+    if len(seen) > 1:
+        return ONLY.format(why=f"{compared[0].title} alone was not left out" if compared else "every method was left out")
+    return NONE
+
+
 def _left_out(out: Mapping[str, list], best, kind: str) -> str:
     """A sentence for every reason for which methods were left out, with how near they came; empty without any."""
     near = lambda row: best is not None and getattr(row, kind).value < getattr(best, kind).value  # noqa: E731
-    nearer = lambda row: f", which came nearer ({KINDS[kind]} {getattr(row, kind).value:.3g})" if near(row) else ""  # noqa: E731
-    told = {why: ", ".join(row.title + nearer(row) for row in rows) for why, rows in out.items() if rows}
-    return "".join(f" Left out, since {REASONS[why]}: {names}." for why, names in told.items())
+    nearer = lambda row: f" (nearer: {KINDS[kind]} {getattr(row, kind).value:.3g})" if near(row) else ""  # noqa: E731
+    told = {why: "; ".join(row.title + nearer(row) for row in rows) for why, rows in out.items() if rows}
+    return "".join(f" Left out {REASONS[why]}: {names}." for why, names in told.items())
 
 
 def _difference(lead: Estimate) -> str:

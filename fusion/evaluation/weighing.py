@@ -18,6 +18,7 @@ from fusion.evaluation.loss import held_out_gain, held_out_loss
 from fusion.evaluation.own_loss import measured_on, own_losses
 from fusion.evaluation.population import is_countable, population_distance
 from fusion.evaluation.recommendation import NONE, Recommendation, recommend
+from fusion.methods import TRAINED
 from fusion.methods.barycenter import UNCORRECTED
 from fusion.methods.coordinates import Coordinates
 from fusion.methods.single import best_single, one_hot
@@ -196,8 +197,8 @@ def _by_pictures(ensemble, rows: list, drawn: list[int], pictures: Target, fit, 
         if known is not None:
             samples = _latents(ensemble, [sample.image for sample in _in_order(rows[place].samples)])
             seen = copies(samples, known, _latents(ensemble, held), kin[method])
-            copying += [method] if seen.flagged else []
-            share, remark = copied(seen)
+            copying += [method] if seen.flagged and method in TRAINED else []
+            share, remark = copied(seen, method)
             found |= {"copies": share, "notes": found["notes"] | remark}
         rows[place] = replace(rows[place], **found)
     if len(readings) < 2:
@@ -210,10 +211,13 @@ def _latents(ensemble, images) -> np.ndarray:
     return ensemble.encode(list(images)).flatten(1).numpy()
 
 
-def copied(seen: Copies) -> tuple[Estimate, dict[str, str]]:
-    """The figure of the column, and a sentence where the samples repeat fitted images."""
+def copied(seen: Copies, method: str) -> tuple[Estimate, dict[str, str]]:
+    """The figure of the column, and a sentence where the samples of a method that trains on the fitted images repeat them.
+
+    The others fit a few weights, which cannot hold an image: among so many tests one would be accused by chance.
+    """
     share = Estimate(seen.share, seen.share, seen.share, seen.chance)
-    if not seen.flagged:
+    if not seen.flagged or method not in TRAINED:
         return share, {}
     text = f"It repeats images it was fitted to: fresh images of the target show so many with probability {seen.p_value:.1g}."
     return share, {"copies": text}

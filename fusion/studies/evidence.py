@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from fusion.evaluation.columns import FIGURES
@@ -30,7 +29,7 @@ from fusion.objective import ResidualGram, fit_gram
 from fusion.studies import evidence_report
 from fusion.studies.fidelity import portraits_ensemble
 from fusion.studies.method_bench import Bench, applied
-from fusion.studies.portrait_evidence import families, judged
+from fusion.studies.portrait_evidence import copying, families, judged, latents
 from fusion.studies.portrait_samples import STEPS, Pictures
 from fusion.studies.shelf import Shelf
 from fusion.target import Target
@@ -62,10 +61,14 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
         if progress is not None:
             progress(number + 1, len(jobs), f"{target}, {name}, seed {seed}")
     for target, bench in benches.items():
+        pictures = {}  # of all seeds, since one trained network draws for all of them
+        for (_, _, name), cell in (item for item in drawn.items() if item[0][0] == target and item[1] is not None):
+            pictures.setdefault(name, []).extend([] if cell[0] is None else [cell[0]])
+        chances = copying(bench.ensemble, pictures, bench.fitted_pictures, bench.held_pictures)
         for seed in range(seeds):
             cells = {n: cell for (t, s, n), cell in drawn.items() if (t, s) == (target, seed) and cell is not None}
             if len(cells) > 1:
-                results.append(_weighed(bench, seed, cells, residual if seed == 0 else 0))
+                results.append(_weighed(bench, seed, cells, residual if seed == 0 else 0, chances))
     return evidence_report.write(out, results, {
         "samples": count, "seeds": seeds, "steps": steps, "fitted": len(bench.fitted), "held_out": len(bench.held), "residual": residual,
         "methods": list(methods), "complete": len(drawn) == len(jobs) and None not in drawn.values()})  # fmt: skip
@@ -77,25 +80,23 @@ def _images(target: str, part: str, most: int | None) -> Target:
     return Target(tuple(Image.open(folder / r["file"]).convert("RGB") for r in records), tuple(r["prompt"] for r in records))
 
 
-def _weighed(bench: Bench, seed: int, cells: Mapping[str, tuple[Pictures | None, dict]], residual: int) -> dict:
-    """All evidence of one target and seed as plain values, with the recommendation made from these samples alone."""
+def _weighed(bench: Bench, seed: int, cells: Mapping[str, tuple[Pictures | None, dict]], residual: int, chances: Mapping) -> dict:
+    """All evidence of one target and seed as plain values, with the recommendation made from its samples; `chances`: of `copying`."""
     fit, population = bench.fit(seed), TARGET_POPULATIONS[bench.name]
     drawn = {name: pictures for name, (pictures, _) in cells.items() if pictures is not None}
     costs = {name: Cost(**told["cost"]) for name, (pictures, told) in cells.items() if pictures is not None}
-    latents = [_latents(bench, one) for one in (bench.fitted_pictures, bench.held_pictures)]
-    seen = {name: copies(_latents(bench, one), *latents, families(name, one)) for name, one in drawn.items()}
-    copying = [name for name, one in seen.items() if one.flagged]
-    rows, recommendation = judged(drawn, bench.held_pictures, population, costs, copying)
+    known = [latents(bench.ensemble, one) for one in (bench.fitted_pictures, bench.held_pictures)]
+    seen = {name: copies(latents(bench.ensemble, one), *known, families(name, one)) for name, one in drawn.items()}
+    rows, recommendation = judged(drawn, bench.held_pictures, population, costs, chances)
     found = []
     for row in rows:
         told, pictures = cells[row.method][1], drawn[row.method]
         weights = applied(told, bench.ensemble.names)
         loss = losses(bench.held_out, fit, row.method, weights) or _own_losses(bench, fit, row.method, seed, weights)
-        row = replace(row, seconds=told["seconds"], copies=copied(seen[row.method])[0], **loss)
+        row = replace(row, seconds=told["seconds"], copies=copied(seen[row.method], row.method)[0], **loss)
         if residual:
             row = replace(row, features=_features(bench, fit, row.method, pictures, residual))
-        found.append(_plain(row, told, pictures) | {"copied": seen[row.method].p_value if seen[row.method].flagged else None,
-                                                    "training": bench.found(row.method, fit)})  # fmt: skip
+        found.append(_plain(row, told, pictures) | {"copied": chances.get(row.method), "training": bench.found(row.method, fit)})
     problems = {name: told["problem"] for name, (_, told) in cells.items() if "problem" in told}
     return {"target": bench.name, "seed": seed, "rows": found, "problems": problems, "recommendation": asdict(recommendation),
             "fit": fit.summary()}  # fmt: skip
@@ -112,11 +113,6 @@ def _own_losses(bench: Bench, fit, name: str, seed: int, weights) -> dict:
         found = own_losses(bench.ensemble, sample, name, bench.held_out, bench.held, one_hot(len(bench.ensemble), best))
         file.write_text(json.dumps({key: asdict(one) for key, one in found.items()}))
     return {key: Estimate(**one) for key, one in json.loads(file.read_text()).items()}
-
-
-def _latents(bench: Bench, pictures: Pictures) -> np.ndarray:
-    with torch.autocast("cpu", torch.bfloat16):
-        return bench.ensemble.encode(pictures.pil()).float().flatten(1).numpy()
 
 
 def _features(bench: Bench, fit, name: str, pictures: Pictures, count: int) -> Estimate:

@@ -15,7 +15,7 @@ from fusion.evaluation.population import distance_of_counts
 from fusion.evaluation.report import Row
 from fusion.methods import Cost
 from fusion.studies import forest
-from fusion.studies.tables import markdown, mean_interval, write_csv
+from fusion.studies.tables import markdown, mean_interval, not_told_apart, write_csv
 from models.portraits.population import TARGET_POPULATIONS
 
 SHOWN = {"population": "population", "kid": "KID", "features": "calibrated features", "diversity": "diversity", "copies": "copies",
@@ -81,19 +81,21 @@ def _target(target: str, seeds: list[dict]) -> dict:
             "figures": figures, "notes": _notes(same, figures), "seconds": _mean([row["seconds"] for row in same])})  # fmt: skip
     floor = distance_of_counts(np.sum([seeds[0]["rows"][0]["cells"]] * len(seeds), 0), truth, known=True).floor
     rows.sort(key=lambda row: row["figures"]["kid"]["value"])
-    return {"rows": rows, "floor": floor, "problems": seeds[0]["problems"], "fit": seeds[0]["fit"],
+    own = [{"method": row["method"], "seed": number, "value": row["population"]["value"]}
+           for number, one in enumerate(seeds) for row in one["rows"]]  # fmt: skip
+    alike = not_told_apart(own, "value", min(rows, key=_distance)["method"])
+    return {"rows": rows, "not_told_apart": alike, "floor": floor, "problems": seeds[0]["problems"], "fit": seeds[0]["fit"],
             "recommendations": [one["recommendation"] for one in seeds], "truth": min(rows, key=_distance)["method"]}  # fmt: skip
 
 
 def _notes(same: list[dict], figures: dict) -> dict[str, str]:
-    """Remarks on a method's figures over all its seeds: what follows from them, copies by how many seeds show them, and its training."""
+    """Remarks on a method's figures over all its seeds: what follows from them, copies among all their samples, and its training."""
     first = same[0]
     estimates = {name: Estimate(one["value"], *one["samples"], one["floor"]) for name, one in figures.items() if one is not None}
     found = notes(Row(first["method"], first["title"], {}, Cost(**first["cost"]), **estimates))
-    chances = [row["copied"] for row in same if row["copied"] is not None]
-    if chances:
-        found["copies"] = (f"It repeats images it was fitted to in {len(chances)} of {len(same)} seeds: fresh images of the target show so "
-                           f"many with probability {max(chances):.1g} or less.")  # fmt: skip
+    if first["copied"] is not None:
+        found["copies"] = ("It repeats images it was fitted to: fresh images of the target show so many with probability "
+                           f"{first['copied']:.1g}.")  # fmt: skip
     if first["training"]:
         found["training_seconds"] = first["training"]
     return found
@@ -134,7 +136,11 @@ def _recommended(found: dict) -> list[str]:
 def _told(found: dict) -> str:
     sentences = [f"* Seed {seed}: {one['sentence']}\n" for seed, one in enumerate(found["recommendations"])]
     near = min(found["rows"], key=_distance)
-    return "".join(sentences) + f"\nTruly nearest in population: {near['title']}, {_distance(near):.3f} (floor {found['floor']:.3f}).\n"
+    titles = {row["method"]: row["title"] for row in found["rows"]}
+    alike = [titles[name] for name in found["not_told_apart"]]
+    doubt = f"; not told from it by these seeds: {'; '.join(alike)}" if alike else ""
+    nearest = f"{near['title']}, {_distance(near):.3f} (floor {found['floor']:.3f}){doubt}"
+    return "".join(sentences) + f"\nTruly nearest in population: {nearest}.\n"
 
 
 def _lines(found: dict) -> list[dict]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from fusion.evaluation.denoiser_features import PromptSpace
-from fusion.evaluation.diversity import diversity
+from fusion.evaluation.diversity import copies, diversity
 from fusion.evaluation.families import Descent, effective, joined, labels
 from fusion.evaluation.kid import kid
 from fusion.evaluation.population import distance_of_counts
 from fusion.evaluation.recommendation import Recommendation, recommend
 from fusion.evaluation.report import Row
-from fusion.methods import METHODS, Cost
+from fusion.methods import METHODS, TRAINED, Cost
 from fusion.studies.portrait_samples import Pictures
 
 
@@ -36,6 +37,22 @@ def judged(drawn: Mapping[str, Pictures], held_out: Pictures, population: np.nda
     first = next(iter(drawn.values())).seeds
     paired = all(np.array_equal(one.seeds, first) for one in drawn.values())
     return rows, recommend(rows, readings, target, paired=paired, descent=descent, copying=copying)
+
+
+def copying(ensemble, drawn: Mapping[str, Sequence[Pictures]], fitted: Pictures, held_out: Pictures) -> dict[str, float]:
+    """Chance of so many copies, by method that repeats images it was trained on; all samples of one network count together."""
+    known, chances = [latents(ensemble, one) for one in (fitted, held_out)], {}
+    for name in (name for name, parts in drawn.items() if name in TRAINED and parts):
+        seen = copies(np.concatenate([latents(ensemble, one) for one in drawn[name]]), *known)
+        if seen.flagged:
+            chances[name] = seen.p_value
+    return chances
+
+
+def latents(ensemble, pictures: Pictures) -> np.ndarray:
+    """`(N, F)`: what the autoencoder makes of the pictures."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return ensemble.encode(pictures.pil()).float().flatten(1).numpy()
 
 
 def families(method: str, pictures: Pictures) -> tuple | None:

@@ -22,7 +22,7 @@ from fusion.methods.single import one_hot
 from fusion.studies import portrait_samples, recommendation_report
 from fusion.studies.fidelity import NAMES, portraits_ensemble
 from fusion.studies.method_bench import Bench, one_member
-from fusion.studies.portrait_evidence import judged, population_lead, share_of_cells
+from fusion.studies.portrait_evidence import copying, judged, population_lead, share_of_cells
 from fusion.studies.shelf import Shelf
 from fusion.target import Target
 from models.portraits.population import barycenter, mixture, total_variation
@@ -99,7 +99,7 @@ def _target(ensemble, pools, methods: tuple[str, ...], number: int, sizes: Sizes
         return json.loads(kept.read_text())
     kind, truth = population(number)
     rng = np.random.default_rng(2000 + number)
-    images, prompts, _ = portrait_samples.population_images(ensemble, truth, sizes.fitted, rng)
+    images, prompts, fitted = portrait_samples.population_images(ensemble, truth, sizes.fitted, rng)
     held = portrait_samples.population_images(ensemble, truth, sizes.held_out, rng)[2]
     target = Target(tuple(images), tuple(prompts))
     bench = Bench(ensemble, f"target-{number}", target, target, work, sizes.drawn, portrait_samples.STEPS)
@@ -107,7 +107,7 @@ def _target(ensemble, pools, methods: tuple[str, ...], number: int, sizes: Sizes
     drawn = _drawn(bench, pools, methods, sizes, stop)
     if drawn is None:
         return None
-    result = {"kind": kind, "number": number, **_judged(drawn, held, truth, costs, sizes.samples), **_found(bench.fit(0))}
+    result = {"kind": kind, "number": number, **_judged(ensemble, drawn, fitted, held, truth, costs, sizes.samples), **_found(bench.fit(0))}
     kept.write_text(json.dumps(result))
     return result
 
@@ -130,11 +130,11 @@ def _drawn(bench: Bench, pools, methods: tuple[str, ...], sizes: Sizes, stop) ->
     return {name: drawn[name] for name in methods}
 
 
-def _judged(drawn: dict, held, truth: np.ndarray, costs: dict, samples: int) -> dict:
+def _judged(ensemble, drawn: dict, fitted, held, truth: np.ndarray, costs: dict, samples: int) -> dict:
     """The recommendation from the first `samples` of every method, the truth from the others, and what an oracle would have named that
     reads the kinds of the held-out images and of the first samples."""
     first, rest = ({name: one.take(part) for name, one in drawn.items()} for part in (slice(samples), slice(samples, None)))
-    rows, told = judged(first, held, truth, costs)
+    rows, told = judged(first, held, truth, costs, copying(ensemble, {name: [one] for name, one in first.items()}, fitted, held))
     far = {name: total_variation(share_of_cells(one), truth.ravel()) for name, one in rest.items()}
     seen = share_of_cells(held)
     oracle = {name: total_variation(share_of_cells(one), seen) for name, one in first.items()}

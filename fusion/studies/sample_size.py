@@ -16,7 +16,7 @@ from fusion.methods import METHODS, NAMES, Cost
 from fusion.studies import sample_size_report
 from fusion.studies.fidelity import portraits_ensemble
 from fusion.studies.method_bench import Bench
-from fusion.studies.portrait_evidence import judged
+from fusion.studies.portrait_evidence import copying, judged
 from fusion.studies.portrait_samples import STEPS
 from fusion.studies.shelf import Shelf
 from fusion.target import Target
@@ -64,7 +64,8 @@ def _weighed(bench: Bench, seed: int, size: int, cells: dict) -> list[dict]:
     """A row for every method: distances with their intervals, cost, and what preparing took."""
     drawn = {name: pictures for name, (pictures, _) in cells.items() if pictures is not None}
     costs = {name: Cost(**cells[name][1]["cost"]) for name in drawn}
-    rows, told = judged(drawn, bench.held_pictures, TARGET_POPULATIONS[TARGET], costs)
+    chances = copying(bench.ensemble, {name: [one] for name, one in drawn.items()}, bench.fitted_pictures, bench.held_pictures)
+    rows, told = judged(drawn, bench.held_pictures, TARGET_POPULATIONS[TARGET], costs, chances)
     return [{"seed": seed, "size": size, "method": row.method, "title": row.title, "population": asdict(row.population),
              "kid": asdict(row.kid), "cost": asdict(row.cost), "preparing": cells[row.method][1]["preparing"],
              "recommended": told.method == row.method} for row in rows]  # fmt: skip

@@ -96,20 +96,24 @@ def _beyond_chance(paired: dict, sizes) -> str:
 def _saved(rows: list[dict]) -> dict:
     """`{(title, size): Estimate}`: what a method is nearer to the population than the best single model, paired by seed."""
     far = {(row["method"], row["size"], row["seed"]): row["population"]["value"] for row in rows}
-    seeds = sorted({row["seed"] for row in rows})
-    return {(row["title"], row["size"]): mean_interval([far["single", row["size"], s] - far[row["method"], row["size"], s] for s in seeds])
-            for row in rows if row["method"] != "single"}  # fmt: skip
+    saved: dict[tuple[str, int], list[float]] = {}
+    for row in rows:  # a study that was stopped has seeds without all sizes
+        if row["method"] != "single" and ("single", row["size"], row["seed"]) in far:
+            saved.setdefault((row["title"], row["size"]), []).append(far["single", row["size"], row["seed"]] - row["population"]["value"])
+    return {key: mean_interval(values) for key, values in saved.items()}
 
 
 def _needed(curve: list, rows: list[dict]) -> dict:
     """Per quality `[images, at best, at worst]`: the (upper) median over seeds of where a seed's curve crosses it, the first and the last.
 
-    Of one seed: where the curve and the ends of its interval over samples cross it. Intervals of a mean of few seeds are no use here: the
+    Seeds that were stopped before the largest size are left out: whether they keep a quality is not known. Of one seed: where the curve
+    and the ends of its interval over samples cross it. Intervals of a mean of few seeds are no use here: the
     curves fall slowly, and Student's factor alone would stretch every range over all sizes.
     """
-    seeds = sorted({row["seed"] for row in rows})
+    sizes = {row["size"] for row in rows}
+    seeds = [seed for seed in sorted({row["seed"] for row in rows}) if {row["size"] for row in rows if row["seed"] == seed} == sizes]
     own = [[[row["size"], row["population"]["value"]] for row in rows if row["seed"] == seed] for seed in seeds]
-    if len(seeds) == 1:
+    if len(seeds) < 2:
         own = [[[point[0], point[end]] for point in curve] for end in (1, 2, 3)]
     found = [break_even(one) for one in own]
     ranked = {quality: sorted((one[quality] for one in found), key=lambda n: math.inf if n is None else n) for quality in found[0]}

@@ -224,15 +224,23 @@ def recommendation(session, report: dict) -> str:
         return found["sentence"]
     best = rows.get(found.get("method"))
     if best is None:
-        return session.tell("measure.none")
+        return texts.translate(session.language, found["sentence"].split(" Left out ")[0]) + _left_out(session, found, rows)
     lead = found.get("lead") or {}
     kind = next((title(session, c) for c in report["columns"] if c["name"] == found["kind"]), found["kind"])
     key = ("single" if best["method"] == "single" else "fused") + (".sure" if found.get("decided") else ".open")
+    value = found.get("value")  # of the samples that were judged: a row may hold the mean over seeds
+    value = number(best, found["kind"]) or 0.0 if value is None else value
     said = session.tell(
-        f"measure.{key}", method=method_title(session, best), kind=kind, value=digits(number(best, found["kind"]) or 0.0),
+        f"measure.{key}", method=method_title(session, best), kind=kind, value=digits(value),
         lead=digits(lead.get("value", 0.0)), low=_end(lead.get("low")), high=_end(lead.get("high")),
     )  # fmt: skip
-    for what in ("ties", "copying", "uncorrected"):
+    return said + _left_out(session, found, rows, ("ties", "copying", "uncorrected"))
+
+
+def _left_out(session, found: dict, rows: dict, kinds: tuple[str, ...] = ("copying", "uncorrected")) -> str:
+    """Sentences on the methods that cannot be told from the recommended one, and on those left out; empty without any."""
+    said = ""
+    for what in kinds:
         named = [method_title(session, rows[m]) for m in found.get(what, ()) if m in rows]
         said += session.tell(f"measure.{what}", methods=texts.join(session.language, named)) if named else ""
     return said

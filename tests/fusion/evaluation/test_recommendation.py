@@ -61,7 +61,7 @@ def test_a_method_that_repeats_fitted_images_is_not_recommended():
     rows, readings, held = case({"single": 0.8, "uniform": 0.4, "finetune": 0.0})
     found = recommend(rows, readings, held, paired=True, copying=["finetune"])
     assert found.method == "uniform" and found.decided and found.copying == ("finetune",) and "finetune" not in found.ties
-    assert "Left out, since it repeats images it was fitted to: Finetune, which came nearer (KID" in found.sentence
+    assert "Left out for repeating images it was fitted to: Finetune (nearer: KID" in found.sentence and found.value == rows[1].kid.value
     none = recommend(rows[1:], readings, held, copying=["finetune"])
     assert none.method is None and none.copying == ("finetune",) and none.sentence.endswith("fitted to: Finetune.")
 
@@ -70,8 +70,19 @@ def test_a_method_that_had_nothing_to_correct_is_not_recommended():
     rows, readings, held = case({"single": 0.8, "uniform": 0.4, "barycenter": 0.0, "finetune": 0.1})
     found = recommend(rows, readings, held, paired=True, copying=["finetune"], uncorrected=["barycenter"])
     assert found.method == "uniform" and found.uncorrected == ("barycenter",) and not {"barycenter", "finetune"} & set(found.ties)
-    assert "fitted to: Finetune, which came nearer" in found.sentence
-    assert "alone with its prompt, so none was corrected: Barycenter, which came nearer" in found.sentence
+    assert "fitted to: Finetune (nearer" in found.sentence and "none was corrected: Barycenter (nearer" in found.sentence
+
+
+def test_where_nothing_is_left_to_compare_the_sentence_says_why():
+    rows, readings, held = case({"single": 0.8, "finetune": 0.0, "transfer": 0.1})
+    one = recommend(rows, readings, held, copying=["finetune", "transfer"])
+    none = recommend(rows[1:], readings, held, copying=["finetune", "transfer"])
+    assert one.method is None and "Single alone was not left out" in one.sentence and "Finetune; Transfer." in one.sentence
+    assert none.method is None and "every method was left out" in none.sentence
+    rows, readings, held = case({"single": 0.8, "switch": 0.8})
+    same = recommend(rows, readings | {"switch": readings["single"]}, held)
+    assert same.method is None and "Single, Switch drew the same images (Single costs least)" in same.sentence
+    assert "There is no evidence" not in one.sentence + none.sentence + same.sentence
 
 
 def test_the_single_model_is_recommended_where_nothing_is_nearer():

@@ -1,15 +1,18 @@
 """The evidence studies on constructed pictures: true distances, what their pages count, where curves cross, and that drawing resumes."""
 
 import json
+import math
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from fusion.methods import METHODS, NAMES, Cost
 from fusion.studies import evidence, method_bench, portrait_samples, recommendation, recommendation_report, sample_size, sample_size_report
 from fusion.studies.evidence_report import write as write_evidence
-from fusion.studies.portrait_evidence import judged, population_lead, share_of_cells
+from fusion.studies.portrait_evidence import copying, judged, population_lead, share_of_cells
 from fusion.studies.portrait_samples import Pictures, prompt_of, routed
 from fusion.target import Target
 from fusion.weights import Weights
@@ -110,6 +113,7 @@ def test_break_even_lies_where_the_curve_crosses():
     assert needed((0, 4, 0.5), (0, 16, 0.3)) == pytest.approx([8, 4, 16])  # one seed: its interval over samples
     assert needed((0, 4, 0.3), (0, 16, 0.3), (1, 4, 0.5), (1, 16, 0.3)) == pytest.approx([8, 4, 8])
     assert needed((0, 4, 0.5), (0, 16, 0.3), (1, 4, 0.5), (1, 16, 0.45), (2, 4, 0.4), (2, 16, 0.3)) == [pytest.approx(8), 4, None]
+    assert needed((0, 4, 0.3), (0, 16, 0.3), (1, 4, 0.5), (1, 16, 0.3), (2, 4, 0.3)) == pytest.approx([8, 4, 8])  # stopped in the third
     assert found["0.40"] == pytest.approx(8.0)  # half-way down, half-way in the logarithm
     assert found["0.30"] == pytest.approx(16) and found["0.20"] is None
     assert sample_size_report.break_even([[4, 0.19, 0, 1], [64, 0.1, 0, 1]])["0.20"] == 4
@@ -150,6 +154,29 @@ def test_drawing_goes_on_where_it_was_stopped(tmp_path):
     assert np.array_equal(again.features, whole.features) and len(again.take(slice(3))) == 3
 
 
+def test_what_is_saved_by_a_study_that_was_stopped_in_its_second_seed():
+    row = lambda seed, size, method, value: {"seed": seed, "size": size, "method": method, "title": method, "population": {"value": value}}  # noqa: E731
+    rows = [row(0, 4, "single", 0.5), row(0, 4, "mixture", 0.3), row(0, 8, "single", 0.5), row(0, 8, "mixture", 0.2),
+            row(1, 4, "single", 0.6), row(1, 4, "mixture", 0.3)]  # fmt: skip
+    saved = sample_size_report._saved(rows)
+    assert saved["mixture", 4].value == pytest.approx(0.25) and saved["mixture", 8].value == pytest.approx(0.3)
+    assert saved["mixture", 8].high == math.inf
+
+
+def test_copies_are_counted_over_all_samples_of_a_network_that_was_trained():
+    rng = np.random.default_rng(3)
+
+    def some(n):
+        return Pictures(rng.integers(0, 256, (n, 8, 8, 3)).astype(np.uint8), np.zeros(n, int), np.zeros((n, 1)), ("p",) * n, np.arange(n))
+
+    fitted, held = some(4), some(20)
+    repeats = replace(some(8), images=np.concatenate([fitted.images, some(4).images]))
+    encode = lambda images: torch.stack([torch.from_numpy(np.asarray(image).astype(np.float32)) for image in images])  # noqa: E731
+    drawn = {"transfer": [repeats, repeats], "mixture": [repeats], "finetune": [some(8)]}
+    found = copying(SimpleNamespace(encode=encode), drawn, fitted, held)
+    assert list(found) == ["transfer"] and found["transfer"] < 0.01
+
+
 def figure(value):
     return {"value": value, "low": value - 0.1, "high": value + 0.1, "floor": None}
 
@@ -162,7 +189,7 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
         for seed in range(3):
             rows = [{"method": name, "title": name.title(), "cost": asdict(Cost(10, 1.0)),
                      "seconds": 0.1 if seed else None, "preparing": 0.0, "effective": 64.0,
-                     "copied": 0.004 if seed and name == "single" else None, "training": "", "cells": cells(target),
+                     "copied": 0.004 if name == "single" else None, "training": "", "cells": cells(target),
                      **{f: figure(0.2 + seed / 100) for f in ("kid", "features", "population", "diversity", "copies", "loss", "gain")}}
                     for name in ("single", "mixture")]  # fmt: skip
             results.append({"target": target, "seed": seed, "rows": rows, "problems": {"matched": "no calibration"}, "fit": {},
@@ -174,7 +201,8 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
     assert row["figures"]["kid"]["seeds"][1] - 0.21 == pytest.approx(4.302653 * 0.01 / np.sqrt(3), abs=1e-5)
     assert row["figures"]["population"]["samples"][0] <= row["figures"]["population"]["value"] <= row["figures"]["population"]["samples"][1]
     assert "Recommended 2." in text and "0.210 ± 0.025 [0.110 to 0.310]" in text
-    assert "of Single: It repeats images it was fitted to in 2 of 3 seeds" in text
+    assert "of Single: It repeats images it was fitted to: fresh images of the target show so many with probability 0.004." in text
+    assert "; not told from it by these seeds: " in text or summary["targets"]["valley"]["not_told_apart"] == []
     assert "Not told from 0" not in text and "Effective images" not in text and row["figures"]["population"]["floor"] < 0.12
     assert "matched: no calibration" in text and "## coast" in text and (tmp_path / "population.svg").stat().st_size < 150_000
     assert len((tmp_path / "evidence.csv").read_text().splitlines()) == 5 and json.loads((tmp_path / "evidence.json").read_text())
