@@ -27,7 +27,8 @@ the images were drawn from. A draw is clear where the two truly closest methods 
 
 A recommendation names the nearest method also where its lead is within noise, and then says "not certain". The cautious rule stays with
 the best single model in those draws. The oracle ranks the methods by the true kinds of the same {held_out} held-out images: what their
-number allows at best. Shares have exact binomial 95 % intervals (Clopper and Pearson 1934).
+number allows at best. The rule was revised with earlier results on these draws at hand: they are no independent test of it.
+Shares have exact binomial 95 % intervals (Clopper and Pearson 1934).
 """
 
 
