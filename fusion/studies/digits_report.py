@@ -114,7 +114,8 @@ Implied share of sevens: the members' shares, averaged with the weights. The las
 * **Sizes.** The paper has 25,000 EMNIST images for each member and up to 16,384 of the target; here a member has {facts["member_images"]}.
 * **Weights.** The published ones stay near uniform at every n and imply 50 to 52 % sevens, where the target has 60 %. Ours, at
   n = {sizes[-1]}, differ from uniform by at most {_from_uniform(fits, sizes[-1]):.2f} (mean over seeds). Averaging cancels the members' own
-  errors whatever the target is, which pulls the minimum of the loss away from its proportions; the calibrated proportions use the same statistic with
+  errors whatever the target is, which pulls the minimum of the loss off its proportions; the
+  calibrated proportions use the same statistic with
   those errors removed. Shares of sevens are on a line, so many weights imply the same share: read the column of implied shares first.
 * **Likelihood.** The authors' code adds 8 bits per pixel for the 256 levels of a pixel that it has also divided by 0.3081; that leaves out
   log2 0.3081, so its figures are 1.70 bits above the likelihood they stand for. Ours count the volume of every map.
