@@ -16,7 +16,7 @@ RULES = {"recommended": "the recommendation", "cautious": "the recommendation wh
          "mixture": "always the mixture"}  # fmt: skip
 ABOUT = """# Does the recommendation name the method that is truly closest?
 
-Made by `python -m fusion study recommendation`. Do not edit.
+Made by `python -m fusion study recommendation --seeds {targets}`. Do not edit.
 
 {targets} targets were drawn: mixtures of the four members, barycenters of them, populations partly outside, in turn. Compared are
 {methods}.
@@ -27,25 +27,29 @@ the images were drawn from. A draw is clear where the two truly closest methods 
 
 A recommendation names the nearest method also where its lead is within noise, and then says "not certain". The cautious rule stays with
 the best single model in those draws. The oracle ranks the methods by the true kinds of the same {held_out} held-out images: what their
-number allows at best. The rule was revised with earlier results on these draws at hand: they are no independent test of it.
-Shares have exact binomial 95 % intervals (Clopper and Pearson 1934).
+number allows at best. Shares have exact binomial 95 % intervals (Clopper and Pearson 1934).
 """
+HEADINGS = {"fresh": """## Fresh draws
+
+Drawn and judged once, after the rule was last revised: the independent test of it.
+""", "earlier": """## Draws that the rule was revised with
+
+Earlier versions of the rule were judged on these {seen} targets: they are no independent test of it.
+"""}  # fmt: skip
 
 
 def write(out: Path, results: list[dict], settings: dict) -> dict:
     """README.md, CSV, JSON and the figure; returns what the JSON holds."""
     if not results:
         return {"settings": settings, "draws": 0}
-    clear = [row for row in results if row["lead_low"] > 0]
-    summary = {"settings": settings, "draws": len(results), "clear": len(clear),
-               "rules": {rule: _score(results, clear, rule) for rule in RULES}, "decisions": _decisions(results, clear)}  # fmt: skip
-    text = ABOUT.format(**settings | {"methods": ", ".join(settings["methods"])}) + "\n" + markdown(
-        [{"rule": RULES[rule], "clear": _share(s["right_clear"], len(clear)), "all": _share(s["right"], len(results)),
-          "regret": f"{s['regret']:.3f}"} for rule, s in summary["rules"].items()],
-        {"rule": "method named by", "clear": f"right in the {len(clear)} clear draws", "all": f"right in all {len(results)}",
-         "regret": "total variation lost, mean"},
-    )  # fmt: skip
-    text += "\n" + _decided(summary["decisions"]) + "\n![Share right against the lead of the closest method](right.svg)\n\n## Draws\n\n"
+    parts = {"fresh": [row for row in results if row["number"] >= settings["seen"]],
+             "earlier": [row for row in results if row["number"] < settings["seen"]]}  # fmt: skip
+    summary = {"settings": settings, "draws": len(results)} | {name: _counted(rows) for name, rows in parts.items() if rows}
+    text = ABOUT.format(**settings | {"methods": ", ".join(settings["methods"])})
+    for name in parts:
+        if name in summary:
+            text += "\n" + HEADINGS[name].format(**settings) + "\n" + _table(summary[name]) + "\n" + _decided(summary[name]["decisions"])
+    text += "\n## Every draw\n\n![Share right against the lead of the closest method](right.svg)\n\n"
     text += markdown([_line(row) for row in results])
     out.mkdir(parents=True, exist_ok=True)
     (out / "README.md").write_text(text)
@@ -53,6 +57,21 @@ def write(out: Path, results: list[dict], settings: dict) -> dict:
     write_csv(out / "draws.csv", [_flat(row) for row in results])
     _figure(out / "right.svg", results)
     return summary
+
+
+def _counted(results: list[dict]) -> dict:
+    clear = [row for row in results if row["lead_low"] > 0]
+    return {"draws": len(results), "clear": len(clear), "rules": {rule: _score(results, clear, rule) for rule in RULES},
+            "decisions": _decisions(results, clear)}  # fmt: skip
+
+
+def _table(found: dict) -> str:
+    return markdown(
+        [{"rule": RULES[rule], "clear": _share(s["right_clear"], found["clear"]), "all": _share(s["right"], found["draws"]),
+          "regret": f"{s['regret']:.3f}"} for rule, s in found["rules"].items()],
+        {"rule": "method named by", "clear": f"right in the {found['clear']} clear draws", "all": f"right in all {found['draws']}",
+         "regret": "total variation lost, mean"},
+    )  # fmt: skip
 
 
 def named(row: dict, rule: str) -> str:

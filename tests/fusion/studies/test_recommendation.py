@@ -78,26 +78,38 @@ def draw_of(number, truth, recommended, lead_low, oracle="mixture"):
             "truth": truth, "as_near": [truth], "second": "uniform", "lead": 0.1, "lead_low": lead_low, "oracle": oracle}  # fmt: skip
 
 
-def test_the_page_counts_what_was_right(tmp_path):
-    results = [draw_of(0, "mixture", "mixture", 0.05), draw_of(1, "mixture", "single", 0.05), draw_of(2, "mixture", "mixture", -0.01)]
-    summary = recommendation_report.write(tmp_path, results, asdict(recommendation.Sizes()) | {"targets": 3, "methods": ["A", "B"]})
-    rule = summary["rules"]["recommended"]
-    assert (summary["clear"], rule["right"], rule["right_clear"]) == (2, 2, 1) and rule["regret"] == pytest.approx(0.2 / 3)
-    cautious = recommendation_report.named(draw_of(0, "mixture", "mixture", 0.05) | {"decided": False}, "cautious")
-    assert cautious == "single" and summary["rules"]["cautious"] == rule  # here every sentence was certain
-    assert summary["rules"]["oracle"]["right"] == 3 and summary["rules"]["scorefusion"]["right"] == 0
+def test_the_page_counts_what_was_right_apart_from_draws_that_the_rule_was_revised_with(tmp_path):
+    fresh = [draw_of(24, "mixture", "mixture", 0.05), draw_of(25, "mixture", "single", 0.05), draw_of(26, "mixture", "mixture", -0.01)]
+    settings = asdict(recommendation.Sizes()) | {"targets": 4, "seen": 24, "methods": ["A", "B"]}
+    summary = recommendation_report.write(tmp_path, [*fresh, draw_of(0, "mixture", "uniform", 0.05)], settings)
+    found, rule = summary["fresh"], summary["fresh"]["rules"]["recommended"]
+    assert (found["clear"], rule["right"], rule["right_clear"]) == (2, 2, 1) and rule["regret"] == pytest.approx(0.2 / 3)
+    assert found["rules"]["cautious"] == rule  # here every sentence was certain
+    assert recommendation_report.named(fresh[0] | {"decided": False}, "cautious") == "single"
+    assert found["rules"]["oracle"]["right"] == 3 and found["rules"]["scorefusion"]["right"] == 0
     counted = {"decided": 3, "true": 2, "draws": 3, "truth_among_ties": 2, "right_clear": 1, "sure_clear": 1}
-    assert summary["decisions"] == counted  # the single model is not the closest
+    assert found["decisions"] == counted  # the single model is not the closest
+    assert (summary["draws"], summary["earlier"]["draws"], summary["earlier"]["rules"]["recommended"]["right"]) == (4, 1, 0)
     text = (tmp_path / "README.md").read_text()
-    assert "right in the 2 clear draws" in text and "1 (50%, 1% to 99%)" in text and (tmp_path / "right.svg").stat().st_size < 150_000
-    assert json.loads((tmp_path / "recommendation.json").read_text())["draws"] == 3
+    assert "--seeds 4`" in text and "right in the 2 clear draws" in text and "1 (50%, 1% to 99%)" in text
+    assert text.index("independent test of it") < text.index("these 24 targets: they are no independent test")
+    assert (tmp_path / "right.svg").stat().st_size < 150_000
+    assert json.loads((tmp_path / "recommendation.json").read_text())["draws"] == 4
+    alone = recommendation_report.write(tmp_path, fresh, settings | {"targets": 3})
+    assert "earlier" not in alone and "revised with" not in (tmp_path / "README.md").read_text()
+
+
+def test_targets_that_no_rule_was_revised_with_are_drawn_first():
+    assert recommendation.numbers(20) == list(range(24, 44)) and sorted(recommendation.numbers(50)) == list(range(50))
+    assert recommendation.numbers(30)[22:26] == [46, 47, 0, 1]
 
 
 def test_a_quick_run_writes_its_page_and_goes_on_from_what_is_kept(tmp_path):
     out, work = tmp_path / "out", tmp_path / "work"
     first = recommendation.run(out, work, quick=True, seeds=1)
     target = json.loads((out / "recommendation.json").read_text())["targets"][0]
-    assert set(target["distance"]) == set(recommendation.COMPARED) - {"transfer"} and first["rules"]["scorefusion"]["right"] in (0, 1)
+    assert set(target["distance"]) == set(recommendation.COMPARED) - {"transfer"}
+    assert first["fresh"]["rules"]["scorefusion"]["right"] in (0, 1)
     drawn = {file.name: file.stat().st_mtime_ns for file in work.glob("*.safetensors")}
     assert recommendation.run(out, work, quick=True, seeds=1) == first
     assert {file.name: file.stat().st_mtime_ns for file in work.glob("*.safetensors")} == drawn
