@@ -11,7 +11,8 @@ from fusion.studies import NAMES, STUDIES
 
 ABOUT = """Repeat one of the papers' experiments, over seeds, and write its page, tables and figures.
 
-A study takes about an hour at most on two cores and goes on where it was stopped: partial results stay in --work. `--quick` takes seconds and shows only that everything runs. The committed results are in assets/studies.
+A study takes about an hour at most on two cores and goes on where it was stopped: partial results stay in --work.
+`--quick` takes seconds and shows only that everything runs. The committed results are in assets/studies.
 
   python -m fusion study gaussians
   python -m fusion study digits --data FOLDER-WITH-MNIST --seeds 5 --out my-digits
