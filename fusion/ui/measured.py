@@ -196,7 +196,7 @@ def _legend(session, columns: list[dict]) -> str:
 
 
 def blocks(session, report: dict) -> list[tuple]:
-    """The same figures for the report on paper: a table, and dots for the distances."""
+    """The same figures for the report on paper: a table, dots for the distances, and in words what is unusual and what the columns mean."""
     columns = told(report)
     heads = [session.tell("word.method"), *(title(session, c) for c in columns)]
     ran = [row for row in report["rows"] if not row.get("problem")]
@@ -206,7 +206,21 @@ def blocks(session, report: dict) -> list[tuple]:
         if column["name"] in DISTANCES and len(shown) > 1:
             names = [method_title(session, row) for row in shown]
             out.append(("dots", title(session, column), names, [row[column["name"]] for row in shown]))
+    out += [("text", sentence) for sentence in _remarks(session, report, columns)]
     return [*out, *(("text", f"{title(session, c)}: {meaning(session, c)}") for c in columns)]
+
+
+def _remarks(session, report: dict, columns: list[dict]) -> list[str]:
+    """What a pointer finds on the page's starred names and cells, like sentences once, and why a method has no figures."""
+    places = {"method": ""} | {column["name"]: f"{title(session, column)}, " for column in columns}
+    about: dict[tuple[str, str], list[str]] = {}
+    for row in report["rows"]:
+        said = {"method": row["problem"]} if row.get("problem") else row.get("notes") or {}
+        for place in places.keys() & said.keys():
+            about.setdefault((place, said[place]), []).append(method_title(session, row))
+    order = sorted(about, key=lambda key: list(places).index(key[0]))
+    return [f"{places[place]}{texts.join(session.language, about[place, note])}: {texts.translate(session.language, note)}"
+            for place, note in order if note]  # fmt: skip
 
 
 def _plain_cell(row: dict, column: dict) -> str:

@@ -93,6 +93,25 @@ def test_a_columns_figures_have_the_same_decimals_and_no_interval_of_no_width():
     assert measured.digits(-0.0001, 3) == "0.000" and measured.digits(float("nan"), 3) == "–"
 
 
+def test_what_a_pointer_finds_on_the_page_is_written_out_on_paper():
+    figure = {"value": 0.1, "low": -0.1, "high": 0.2}
+    open_ = "Not told from 0: with this many images it could be a perfect sampler of the target, or not."
+    rows = [{"method": "a", "title": "A", "kid": figure, "notes": {"kid": open_, "method": "4 of 4 samples: by way of B"}},
+            {"method": "b", "title": "B", "kid": figure, "notes": {"kid": open_, "hidden": "x"}},
+            {"method": "c", "title": "C", "problem": "too few"}]  # fmt: skip
+    found = {"columns": [{"name": "kid", "title": "KID", "explanation": "", "unit": ""}], "rows": rows}
+    said = [block[1] for block in measured.blocks(state.Session(), found) if block[0] == "text"]
+    assert said[:3] == ["A: 4 of 4 samples: by way of B", "C: too few", f"KID, A and B: {open_}"] and len(said) == 4
+    japanese = [block[1] for block in measured.blocks(state.Session(language="ja"), found) if block[0] == "text"]
+    assert japanese[2].startswith("KID, A、B: 0 と区別できません")
+
+
+def test_every_remark_of_the_shipped_evidence_is_there_in_japanese():
+    targets = json.loads((measure.FOLDER / "evidence.json").read_text())["targets"].values()
+    notes = {note for found in targets for row in found["rows"] for note in (row.get("notes") or {}).values()}
+    assert len(notes) > 5 and not [note for note in notes if re.search("[a-z]{4,}", texts.translate("ja", note))]
+
+
 def test_digits():
     values = (1234.4, 12.34, 0.1234, 0.001234, 0.00001234, 0.0, -0.02, float("nan"))
     assert [measured.digits(v) for v in values] == ["1,234", "12.3", "0.123", "0.0012", "1.2e-05", "0", "-0.020", "–"]

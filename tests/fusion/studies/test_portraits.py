@@ -30,6 +30,18 @@ def test_the_figures_of_a_perfect_sampler():
     assert found["man"].value + found["woman"].value + found["person"].value == pytest.approx(1)
 
 
+def test_spreads_are_compared_seed_by_seed():
+    truth = portraits_report.populations(0.5)["geometric"]
+    near, far = pictures(truth, 400), pictures(truth, 400, scale=1.03)  # the same pictures, 3 % wider
+    found = portraits_report.wider(far, near)
+    assert found.value == pytest.approx(0.03) and found.low == pytest.approx(0.03) and found.high == pytest.approx(0.03)
+    assert "as published (+3.0%" in portraits_report._wider(found)
+    other = portraits_report.wider(pictures(truth, 400, seed=1), near)
+    assert other.low < 0 < other.high and "not told apart" in portraits_report._wider(other)
+    with pytest.raises(ValueError, match="same seeds"):
+        portraits_report.wider(near, near.take(slice(5)))
+
+
 def test_the_ends_of_the_sweep_are_the_members():
     for end, name in ((0.0, "harbor"), (1.0, "summit")):
         for truth in portraits_report.populations(end).values():
