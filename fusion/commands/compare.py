@@ -43,6 +43,7 @@ def run(args, *, progress, stop):
     from fusion.evaluation import compare
     from fusion.evaluation.compare import chosen
     from fusion.evaluation.report import ENDINGS
+    from fusion.methods.drawing import size_of
     from fusion.target import Target
 
     if args.out:
@@ -51,6 +52,7 @@ def run(args, *, progress, stop):
     held, plan = Target([picture.image for picture in others[0]], others[1]), _plan(args, others[1])
     check_levels(args)
     ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
+    size_of(ensemble, plan)  # refuses what these models cannot draw, before they are fitted
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     methods, plan = chosen(ensemble, args.methods), guided(args, plan, ensemble)
     _say_prices(args, ensemble, methods, found, plan)

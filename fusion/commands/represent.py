@@ -50,12 +50,12 @@ def run(args, *, progress, stop):
     from fusion.commands.shared import ensemble_of, pictures_in, say
     from fusion.transfer import learning, source_phase
     from fusion.transfer.report import page
+    from fusion.transfer.sources import check_prompts
 
     prompts = _prompts(args)
     own = [pictures_in(folder, "") for folder in args.images or ()]  # before models, which may have to be fetched
     ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
-    if not ensemble.family.embeddings:
-        raise ValueError(f"{ensemble.family.title} reads no prompt, so there is nothing to represent: use the method finetune instead")
+    check_prompts(ensemble)
     if own:
         pictures = [([one.image for one in images], captions) for images, captions in own]
     else:

@@ -42,6 +42,7 @@ def run(args, *, progress, stop):
     from fusion.methods.training import SHARED, found_of, represented, verdict_of
     from fusion.recipe import Recipe
     from fusion.transfer.representation import Representation
+    from fusion.transfer.sources import check_prompts
 
     pictures, captions = pictures_in(args.images, args.caption)  # before models, which may have to be fetched
     if len(pictures) < 2:
@@ -50,6 +51,8 @@ def run(args, *, progress, stop):
     check_levels(args)
     code = None if args.representation is None else Representation.load(args.representation)
     ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
+    if args.method in (*SHARING, "scratch"):  # these read prompts through a representation: its models are looked at before they are fitted
+        check_prompts(ensemble)
     _check_fits(code, args.representation, ensemble)
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     found = found if code is None else replace(found, trained={**found.trained, SHARED: code})

@@ -11,6 +11,7 @@ import numpy as np
 from fusion.evaluation.report import Report, Row
 from fusion.evaluation.weighing import RESIDUAL_SAMPLES, weigh
 from fusion.methods import METHODS, SINGLES, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.drawing import size_of
 from fusion.methods.single import singles
 from fusion.methods.training import found_of, verdict_of
 from fusion.objective import ResidualGram
@@ -46,9 +47,10 @@ def compare(
     population of portraits. `read_features`: of how many samples a method the calibrated features are read (True: 32; every image takes
     2 L K evaluations). `keep`: images kept a row (all).
     `on_sample` is called with every image as it is ready; `progress(done, total, message)` counts thousandths of a method, and of the
-    weighing at the end. When `stop()` turns true the report holds what was done.
+    weighing at the end. When `stop()` turns true the report holds what was done. Raises MethodError for a size that no method can draw.
     """
     methods = dict(methods) if isinstance(methods, Mapping) else chosen(ensemble, methods)
+    size_of(ensemble, SamplingPlan(prompts, seeds, **settings))
     rows: list[Row] = []
     for number, method in enumerate(methods.values()):
         if stop is not None and stop():

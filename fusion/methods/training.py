@@ -87,9 +87,11 @@ def _cost(way: Way, ensemble, fit, plan: SamplingPlan) -> Cost:
     target, k = _target(way, needs_fit(fit, way.title)), best_single(fit)
     from fusion.transfer import adapting, source_phase
     from fusion.transfer.networks import lora_bytes
-    from fusion.transfer.sources import code_bytes
+    from fusion.transfer.sources import check_prompts, code_bytes
 
     with _refusals():
+        if way.reads is not None:
+            check_prompts(ensemble)
         seconds, drawn = adapting.seconds(ensemble, k, len(target)), 0
         if way.reads == "shared" and SHARED not in fit.trained and shipped(ensemble, k) is None:
             longer, drawn = source_phase.price(ensemble, k)

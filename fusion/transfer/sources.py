@@ -57,14 +57,19 @@ def _rendered(population: Sequence[Sequence[float]], count: int, seed: int) -> P
     return [render(PORTRAITS[portrait], rng) for portrait, *_ in found], [text for _, text, *_ in found]
 
 
+def check_prompts(ensemble: Ensemble) -> None:
+    """TransferError for models that read no prompt: there is no condition to represent."""
+    if not ensemble.family.embeddings:
+        raise TransferError(f"{ensemble.family.title} reads no prompt, so there is no condition to represent: use finetune instead")
+
+
 def sources_of(ensemble: Ensemble, pictures: Sequence[Pictures], *, rank: int = 0, only: Sequence[int] | None = None) -> list[Source]:
     """One source for each member (or of those in `only`) from its pictures; an eighth of each is held out.
 
     rank: 0 leaves the members' own networks frozen as f_k; above 0 each f_k is the first member's network with a LoRA of its own, trained
     with the representation (the setting of the theory). Raises TransferError for families that read no prompt.
     """
-    if not ensemble.family.embeddings:
-        raise TransferError(f"{ensemble.family.title} reads no prompt, so there is no condition to represent: use finetune instead")
+    check_prompts(ensemble)
     found = []
     for k in only if only is not None else range(len(ensemble)):
         images, prompts = pictures[k]

@@ -22,6 +22,7 @@ from fusion.objective import ResidualGram
 from fusion.recipe import Recipe
 from models.catalog import REPOSITORY
 from models.loading import load_ensemble
+from tests import tiny
 from tests.fusion import small
 
 
@@ -226,6 +227,21 @@ def test_a_size_that_models_cannot_draw_is_refused_before_drawing(capsys, models
     assert code == 1 and "multiples of" in err and not list((tmp_path / "x").iterdir())
     code, _, err = run(capsys, *drawing[:-1], tmp_path / "y", "--height", 8)
     assert code == 1 and "16 to 4096" in err and not (tmp_path / "y").exists()
+
+
+def test_a_size_that_models_cannot_draw_is_refused_before_they_are_fitted(capsys, models, pictures, monkeypatch):
+    monkeypatch.setattr("fusion.commands.shared.fit_gram", lambda *a, **k: pytest.fail("the models were fitted"))
+    code, out, err = run(capsys, "compare", "--models", *models[:2], "--target", pictures, "--caption", "a cat", "--height", 101)
+    assert code == 1 and out == "" and "multiples of" in err
+
+
+@pytest.mark.parametrize("method", ["transfer", "transfer_unfrozen", "scratch"])
+def test_models_that_read_no_prompt_are_refused_before_they_are_fitted(capsys, pictures, tmp_path, monkeypatch, method):
+    monkeypatch.setattr("fusion.commands.shared.fit_gram", lambda *a, **k: pytest.fail("the models were fitted"))
+    monkeypatch.setenv("SCOREFUSION_MODELS", str(tmp_path))
+    paths = [tiny.ddpm(tmp_path / str(i), i) for i in range(2)]
+    code, out, err = run(capsys, "train", "--method", method, "--models", *paths, "--images", pictures, "--out", tmp_path / "r.json")
+    assert code == 1 and out == "" and "reads no prompt" in err and not (tmp_path / "r.json").exists()
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more"),

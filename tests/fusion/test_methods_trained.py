@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from fusion.fitting import fit_all
 from fusion.methods import METHODS, TRAINED, MethodError, SamplingPlan
 from fusion.methods import training as shared
 from fusion.methods.single import best_single
+from fusion.objective import fit_gram
 from fusion.recipe import Recipe, RecipeError
 from fusion.target import Target
 from fusion.transfer import adapting, source_phase, sources
@@ -180,6 +182,12 @@ def test_models_without_prompts_have_no_condition_to_represent(tiny_ensemble):
     pair = tiny_ensemble("ddpm")
     with pytest.raises(TransferError, match="reads no prompt"):
         source_phase.represent(pair, source_phase.gather(pair, 2, [""]))
+    images = small.pictures(4)
+    found = fit_all(fit_gram(pair, images, [""] * 4, levels=2), target=Target(images, [""] * 4))
+    for name in ("transfer", "transfer_unfrozen", "scratch"):
+        with pytest.raises(MethodError, match="reads no prompt"):
+            METHODS[name].cost(pair, found, plan())
+    assert METHODS["finetune"].cost(pair, found, plan()).training_seconds > 0
 
 
 def test_a_representation_of_other_text_encoders_does_not_fit(ensemble, fit):
