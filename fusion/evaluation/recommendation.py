@@ -95,10 +95,10 @@ def _by_means(method: str, best: str, readings, held_out, paired: bool, level: f
 def _fused(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) -> str:
     """The nearest method is not the single model: does it earn its price?"""
     other = "the best single model" if rival.method == "single" else rival.title
-    (samples, held_out), sure = counts, lead.low > 0
-    said = "more than chance explains" if sure else f"within noise at {samples} samples a method: draw more to be sure"
+    sure, samples, images = lead.low > 0, _counted(counts[0], "sample"), _counted(counts[1], "held-out image")
+    said = "more than chance explains" if sure else f"within noise at {samples} a method: draw more to be sure"
     return (
-        f"Recommended{'' if sure else ', but not certain'}: {best.title}. Its samples come nearer to the {held_out} held-out images than "
+        f"Recommended{'' if sure else ', but not certain'}: {best.title}. Its samples come nearer to the {images} than "
         f"those of {other} ({kind} {distance.value:.3g} against {distance.value + lead.value:.3g}, a difference of {_difference(lead)}, "
         f"{said}), {price(best, rival)}"
     )
@@ -106,11 +106,11 @@ def _fused(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) -
 
 def _single(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) -> str:
     """Nothing beats the single model: say whether that is certain."""
-    (samples, held_out), sure = counts, lead.low > 0
-    said = "more than chance explains" if sure else f"within noise at {samples} samples a method: draw more to be sure"
+    sure, samples, images = lead.low > 0, _counted(counts[0], "sample"), _counted(counts[1], "held-out image")
+    said = "more than chance explains" if sure else f"within noise at {samples} a method: draw more to be sure"
     return (
-        f"Recommended{'' if sure else ', but not certain'}: {best.title}. No other method's samples come nearer to the {held_out} held-out "
-        f"images ({kind} {distance.value:.3g}); the next, {rival.title}, lies {_difference(lead)} farther, {said}, {price(rival, best)}"
+        f"Recommended{'' if sure else ', but not certain'}: {best.title}. No other method's samples come nearer to the {images} "
+        f"({kind} {distance.value:.3g}); the next, {rival.title}, lies {_difference(lead)} farther, {said}, {price(rival, best)}"
     )
 
 
@@ -132,7 +132,13 @@ def _left_out(out: Mapping[str, list], best, kind: str) -> str:
     return "".join(f" Left out {REASONS[why]}: {names}." for why, names in told.items())
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _difference(lead: Estimate) -> str:
+    if not np.isfinite([lead.low, lead.high]).all():
+        return f"{lead.value:.2g} (so few images give no interval)"
     return f"{lead.value:.2g} ({lead.low:.2g} to {lead.high:.2g})"
 
 

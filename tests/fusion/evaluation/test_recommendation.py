@@ -146,6 +146,27 @@ def test_calibrated_features_serve_where_there_is_no_kid():
     assert found.method == "mixture" and found.kind == "features" and found.decided and "calibrated features" in found.sentence
 
 
+@pytest.mark.parametrize("samples, images", [(1, 20), (2, 20), (20, 1), (20, 2)])
+def test_too_few_images_give_no_interval_and_no_certainty(samples, images):
+    rows, readings, held = case({"single": 9.0, "mixture": 0.0}, count=20, kind="features")
+    found = recommend(rows, {name: x[:samples] for name, x in readings.items()}, held[:images], kind="features", paired=True)
+    assert found.method == "mixture" and not found.decided and found.lead.low == -np.inf
+    assert "so few images give no interval" in found.sentence and "within noise" in found.sentence
+    assert f"{images} held-out image{'s' if images > 1 else ''} than" in found.sentence
+    whole = distance_of_means(readings["single"][:samples], held[:images])
+    assert (whole.low, whole.high) == (0.0, np.inf)
+
+
+@pytest.mark.parametrize("count", [3, 8, 16])
+def test_few_images_are_as_seldom_certain_as_many(count):
+    rng, claimed = np.random.default_rng(5), 0
+    for seed in range(300):
+        a, b, v = rng.normal(size=(count, 3)), rng.normal(size=(count, 3)), rng.normal(size=(48, 3))
+        found = difference_of_distances(a, b, v, draws=200, seed=seed, paired=True)
+        claimed += found.low > 0 or found.high < 0
+    assert claimed / 300 <= 0.09  # 0.05 where the distances are smooth; without Student's quantiles 0.16 at 8
+
+
 def test_differences_of_distances_are_signed_and_cover():
     rng, inside = np.random.default_rng(2), []
     for seed in range(100):
