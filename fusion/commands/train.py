@@ -37,7 +37,7 @@ def arguments(command: ArgumentParser) -> None:
 def run(args, *, progress, stop):
     """Fit, to find the model to train; train; write recipe and file. ValueError where there is nothing to train on."""
     from fusion.commands.shared import check_levels, ensemble_of, fitted, pictures_in, say
-    from fusion.methods import METHODS, SamplingPlan
+    from fusion.methods import METHODS, SamplingPlan, Unfinished
     from fusion.methods.single import best_single
     from fusion.methods.training import SHARED, found_of, represented, verdict_of
     from fusion.recipe import Recipe
@@ -63,7 +63,13 @@ def run(args, *, progress, stop):
     if args.method in SHARING:  # what the models share is diagnosed before it is built on
         found = represented(ensemble, found, best_single(found), plan)
         say(verdict_of(found.trained[SHARED]))
-    trained = method.prepare(ensemble, found, plan).trained[args.method]
+    try:
+        ready = method.prepare(ensemble, found, plan)
+    except Unfinished as early:  # whoever stops a training that runs by itself wants what it has reached
+        ready = early.fit
+        if ready is None:
+            raise
+    trained = ready.trained[args.method]
     metrics = {"held_out_loss": [list(point) for point in trained.course.curve], "kept_step": trained.course.best}
     Recipe.of(ensemble, args.method, plan, trained=trained, metrics=metrics).save(args.out)
     course, (fit_on, held) = trained.course, trained.images

@@ -73,7 +73,7 @@ class Report:
         """Plain JSON values, without images; figures that are not finite become None."""
         content = {key: getattr(self, key) for key in ("verdict", "models", "prompts", "seeds", "settings", "fit", "stopped")}
         told = {"recommendation": asdict(self.recommendation), "columns": [asdict(column) for column in self.columns()]}
-        return _plain(content | told | {"rows": [_row(row) for row in self.rows]})
+        return plain(content | told | {"rows": [_row(row) for row in self.rows]})
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -106,11 +106,12 @@ def _row(row: Row) -> dict:
     return kept
 
 
-def _plain(value):
+def plain(value):
+    """Plain JSON values of mappings, lists, arrays and numbers; None for those that are not finite, such as the ends of no interval."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusion.lazy import Lazy
-from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan, Unfinished
 
 NAMES: tuple[str, ...] = (
     "single",
@@ -27,4 +27,4 @@ SHARING = ("transfer", "transfer_unfrozen")  # ... of these, those that read pro
 SINGLES = "singles"  # no method, but every member alone: one for each, named single/MEMBER (`fusion.methods.single.singles`)
 METHODS = Lazy(NAMES, "fusion.methods", "METHOD")  # name -> Method; torch is imported when the first one is taken out
 
-__all__ = ["METHODS", "NAMES", "Cost", "Method", "MethodError", "Sample", "SamplingPlan", "SHARING", "SINGLES", "TRAINED"]
+__all__ = ["METHODS", "NAMES", "Cost", "Method", "MethodError", "Sample", "SamplingPlan", "SHARING", "SINGLES", "TRAINED", "Unfinished"]

@@ -7,17 +7,20 @@ from dataclasses import replace
 
 from fusion.methods.drawing import checked_weights, constant_cost, draw
 from fusion.methods.matching import search, search_evaluations
-from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan, Unfinished
 
 
 def match(ensemble, fit, plan: SamplingPlan, **settings):
-    """Run the search to its end: `(fit with its `matched` weights, last Match)`. Raises MethodError when stopped before an answer."""
+    """Run the search to its end: `(fit with its `matched` weights, last Match)`. Raises Unfinished when stopped before."""
     state = None
     for current in search(ensemble, fit, plan, **settings):
         state = current
     if state is None or state.weights is None:
-        raise MethodError("the search was stopped before its first batch was complete: start it again, or sample with another method")
-    return replace(fit, matched=state.weights), state
+        raise Unfinished("the search was stopped before its first batch was complete: start it again, or sample with another method")
+    found = replace(fit, matched=state.weights)
+    if state.done < state.total:
+        raise Unfinished("the search was stopped before its end: start it again, or sample with another method", found)
+    return found, state
 
 
 def prepare(ensemble, fit, plan: SamplingPlan):

@@ -18,6 +18,15 @@ class MethodError(ValueError):
     """A method cannot run as asked; the message names the cause and the cure."""
 
 
+class Unfinished(MethodError):
+    """Work that is done once was stopped before its end. `fit`: with what was found until then, for those who ask for it by name; None
+    where nothing was. Whoever goes on with the fit as it was starts again, and takes nothing half done for the whole."""
+
+    def __init__(self, message: str, fit: Any = None):
+        super().__init__(message)
+        self.fit = fit
+
+
 class Stopped(Exception):
     """Raised between two sampling steps when `plan.stop()` turned true; caught by the drawing loop."""
 
@@ -182,7 +191,7 @@ class Method:
 
     `run` yields samples as they are ready; `cost` states the price before it runs. `prepare`, where a method has long work to do once
     (a search, a training), does it with the plan's `progress` and `stop` and returns the fit that holds the result, so that `run` finds it
-    there; MethodError when it was stopped before there was one. `run` prepares by itself when the fit holds no result.
+    there; Unfinished when it was stopped before its end. `run` prepares by itself when the fit holds no result.
     """
 
     name: str

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fusion.methods.drawing import draw, memory_ratio, needs_fit, price
-from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.plan import Cost, Method, MethodError, Sample, SamplingPlan, Unfinished
 from fusion.methods.single import best_single, one_hot
 
 SHARED = "representation"  # where a fit keeps a representation that was learned for these models, beside what methods trained
@@ -41,7 +41,7 @@ def method_of(way: Way) -> Method:
 def _prepare(way: Way, ensemble, fit, plan: SamplingPlan):
     """The fit with what this way trained on its target images, trained now unless it is there.
 
-    Raises MethodError without target images, with fewer than two, and when stopped before anything better than the model was found.
+    Raises MethodError without target images and with fewer than two; Unfinished when stopped.
     """
     from fusion.transfer.adapting import adapt
 
@@ -54,9 +54,12 @@ def _prepare(way: Way, ensemble, fit, plan: SamplingPlan):
         code = fit.trained.get(SHARED) if way.reads == "shared" else _random(ensemble, k, target) if way.reads else None
         trained = adapt(ensemble, k, target.images, target.prompts, method=way.name, representation=code, freeze=way.freeze,
                         notes=_notes(code, way), progress=plan.progress, stop=plan.stop)  # fmt: skip
+    found = replace(fit, trained={**fit.trained, way.name: trained})
     if trained.course.stopped and trained.course.best == 0:
-        raise MethodError(f"{way.title} was stopped before it was better than {trained.member} as it is: start it again")
-    return replace(fit, trained={**fit.trained, way.name: trained})
+        raise Unfinished(f"{way.title} was stopped before it was better than {trained.member} as it is: start it again")
+    if trained.course.stopped:
+        raise Unfinished(f"{way.title} was stopped before its training ended: start it again", found)
+    return found
 
 
 def _run(way: Way, ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:

@@ -12,7 +12,7 @@ import numpy as np
 from fusion.evaluation.columns import COLUMNS, FIGURES, notes
 from fusion.evaluation.estimate import Estimate
 from fusion.evaluation.population import distance_of_counts
-from fusion.evaluation.report import Row
+from fusion.evaluation.report import Row, plain
 from fusion.methods import Cost
 from fusion.studies import forest
 from fusion.studies.tables import markdown, mean_interval, not_told_apart, write_csv
@@ -45,7 +45,7 @@ def write(out: Path, results: list[dict], settings: dict) -> dict:
                for target in dict.fromkeys(one["target"] for one in results)}  # fmt: skip
     columns = [asdict(column) for column in COLUMNS if column.name != "seconds"]
     summary = {"settings": settings, "columns": columns, "targets": targets}
-    (out / "evidence.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    (out / "evidence.json").write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
     if not targets:
         return summary
     text = ABOUT.format(**settings) + ("" if settings["complete"] else "\n**Stopped early: the same command goes on and completes it.**\n")

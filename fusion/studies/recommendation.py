@@ -17,7 +17,7 @@ import numpy as np
 
 from fusion.evaluation.estimate import Estimate
 from fusion.fitting import Fit
-from fusion.methods import METHODS
+from fusion.methods import METHODS, Unfinished
 from fusion.methods.single import one_hot
 from fusion.studies import portrait_samples, recommendation_report
 from fusion.studies.fidelity import NAMES, portraits_ensemble
@@ -128,7 +128,10 @@ def _drawn(bench: Bench, pools, methods: tuple[str, ...], sizes: Sizes, stop) ->
     for name in methods:
         if name in drawn:
             continue
-        ready = fit if METHODS[name].prepare is None or (stop is not None and stop()) else bench.prepared(name, fit, stop)[0]
+        try:
+            ready = fit if METHODS[name].prepare is None or (stop is not None and stop()) else bench.prepared(name, fit, stop)[0]
+        except Unfinished:
+            return None
         draw = lambda plan, name=name, ready=ready: METHODS[name].run(bench.ensemble, ready, plan)  # noqa: E731
         found = portrait_samples.samples(bench.ensemble, draw, bench.work / f"{bench.name}-{name}.safetensors", range(sizes.drawn),
                                          at_once=sizes.samples, stop=stop)  # fmt: skip

@@ -1,6 +1,8 @@
 """`represent` and `train` on tiny models: what they write, what they say, and what they refuse before any long work."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +99,25 @@ def test_train_then_sample_from_the_recipe(capsys, models, pictures, tmp_path, m
     one, other = (next(folder.glob("*.png")) for folder in images)
     with Image.open(one) as a, Image.open(other) as b:
         assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_one_ctrl_c_in_a_training_keeps_what_it_has_reached(capsys, models, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapting, "SCHEDULE", replace(FEW, steps=40))
+    original = adapting.train
+
+    def interrupted(*args, progress=None, **more):
+        def tell(done, *told):
+            progress(done, *told)
+            if done == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return original(*args, progress=tell, **more)
+
+    monkeypatch.setattr(adapting, "train", interrupted)
+    code, said, _ = run(capsys, "train", "--models", *models, "--images", pictures, "--levels", 3, "--out", tmp_path / "r.json", "--json")
+    result = json.loads(said)
+    assert code == 130 and result["stopped"] and 5 <= result["steps"] < 40
+    assert Trained.load(result["file"]).course.stopped and Recipe.load(tmp_path / "r.json").method == "finetune"
 
 
 def test_train_uses_a_given_representation_and_refuses_a_foreign_one(capsys, models, pictures, tmp_path, tiny_models):

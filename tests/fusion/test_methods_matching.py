@@ -8,7 +8,7 @@ import pytest
 from fusion.calibration import Calibration
 from fusion.evaluation.features import feature_distance
 from fusion.fitting import fit_all
-from fusion.methods import METHODS, MethodError, Sample, SamplingPlan, matching
+from fusion.methods import METHODS, MethodError, Sample, SamplingPlan, Unfinished, matching
 from fusion.methods.coordinates import Coordinates
 from fusion.methods.matched import match
 from fusion.methods.matching import SmoothMap, batches, distance_form, search, search_evaluations
@@ -130,10 +130,12 @@ def test_the_search_keeps_the_best_so_far_when_stopped(world, calibration, sampl
     ended = plan(stop=lambda: len(sampled) >= 3)
     states = list(search(world, fit, ended, images=12))
     assert states[-1].done == 2 and states[-1].weights is not None and states[-1].distance is None
-    fitted, state = match(world, fit, plan(stop=lambda: len(sampled) >= 6), images=12)
-    assert fitted.matched is state.weights and fit.matched is None
-    with pytest.raises(MethodError, match="stopped"):
+    with pytest.raises(Unfinished, match="before its end") as early:
+        match(world, fit, plan(stop=lambda: len(sampled) >= 6), images=12)
+    assert early.value.fit.matched.values.sum() == pytest.approx(1) and fit.matched is None
+    with pytest.raises(Unfinished, match="first batch") as early:
         match(world, fit, plan(stop=lambda: True), images=12)
+    assert early.value.fit is None
 
 
 def test_a_target_that_is_one_member_is_matched_by_it(world, calibration, sampled):

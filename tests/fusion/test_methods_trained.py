@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusion.fitting import fit_all
-from fusion.methods import METHODS, TRAINED, MethodError, SamplingPlan
+from fusion.methods import METHODS, TRAINED, MethodError, SamplingPlan, Unfinished
 from fusion.methods import training as shared
 from fusion.methods.single import best_single
 from fusion.objective import fit_gram
@@ -125,15 +125,18 @@ def test_the_held_out_loss_falls(ensemble, fit):
 
 # ------------------------------------------------------------------------------------------------ stop and price
 
-def test_stopping_before_anything_was_gained_is_said_and_stopping_later_keeps_it(ensemble, fit, monkeypatch, quick):
-    with pytest.raises(MethodError, match="stopped before"):
+def test_a_training_that_was_stopped_is_no_result_and_gives_what_it_has_to_who_asks(ensemble, fit, monkeypatch, quick):
+    with pytest.raises(Unfinished, match="stopped before it was better") as early:
         METHODS["finetune"].prepare(ensemble, fit, plan(stop=lambda: True))
+    assert early.value.fit is None
     assert list(METHODS["finetune"].run(ensemble, fit, plan(stop=lambda: True))) == []
     asked, seen = [], []
     same = dataclasses.replace(fit, target=Target([small.pictures(1, 3)[0]] * 8, ["a cat"] * 8))
-    found = METHODS["finetune"].prepare(ensemble, same, plan(stop=lambda: (asked.append(1), len(asked) > 3)[1],
-                                                             progress=lambda *told: seen.append(told)))  # fmt: skip
-    assert found.trained["finetune"].course.steps == 3 and found.trained["finetune"].course.best == 2
+    with pytest.raises(Unfinished, match="before its training ended: start it again") as early:
+        METHODS["finetune"].prepare(ensemble, same, plan(stop=lambda: (asked.append(1), len(asked) > 3)[1],
+                                                         progress=lambda *told: seen.append(told)))  # fmt: skip
+    found = early.value.fit
+    assert "finetune" not in same.trained and found.trained["finetune"].course.steps == 3 and found.trained["finetune"].course.best == 2
     assert [done for done, _, _ in seen] == [1, 2, 3] and {total for _, total, _ in seen} == {4} and "6 images" in seen[0][2]
 
 

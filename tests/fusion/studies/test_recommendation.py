@@ -15,6 +15,8 @@ from fusion.studies.evidence_report import write as write_evidence
 from fusion.studies.portrait_evidence import copying, judged, population_lead, share_of_cells
 from fusion.studies.portrait_samples import Pictures, prompt_of, routed
 from fusion.target import Target
+from fusion.transfer import adapting
+from fusion.transfer.training import Schedule
 from fusion.weights import Weights
 from models.portraits.population import MEMBER_POPULATIONS, TARGET_POPULATIONS, total_variation
 from tests.fusion import small
@@ -245,6 +247,20 @@ def test_what_a_method_prepares_is_found_once_and_kept(tmp_path, monkeypatch):
     assert len(pictures) == 4 and pictures.seeds.tolist() == [4, 5, 6, 7] and told["cost"]["evaluations"] > 0
     assert method_bench.applied(told, fit.gram.names).values == pytest.approx(weights.values)
     assert len(bench.cell("finetune", 0)[0]) == 4 and len(made) == 2
+
+
+def test_a_training_that_was_stopped_is_not_kept_for_the_whole(tmp_path, monkeypatch):
+    ensemble, asked = small.ensemble(tmp_path / "models"), []
+    monkeypatch.setattr(adapting, "SCHEDULE", Schedule(steps=4, batch=4, rate=3e-2, every=1, patience=None, warmup=1, average_over=1))
+    alike = Target([small.pictures(1, 3)[0]] * 8, ["a cat"] * 8)
+    fit = replace(small.fit(ensemble), target=alike)
+    (work := tmp_path / "work").mkdir()
+    bench = method_bench.Bench(ensemble, "x", None, None, work, 4, 1)
+    monkeypatch.setattr(bench, "fit", lambda seed: fit)
+    assert bench.cell("finetune", 0, lambda: (asked.append(1), len(asked) > 3)[1]) is None and not list(work.iterdir())
+    assert len(bench.cell("finetune", 0)[0]) == 4
+    course = bench.trained("finetune", fit).course
+    assert course.steps == 4 and not course.stopped
 
 
 def test_a_quick_run_writes_its_page_and_resumes(tmp_path):
