@@ -68,7 +68,7 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
         for seed in range(seeds):
             cells = {n: cell for (t, s, n), cell in drawn.items() if (t, s) == (target, seed) and cell is not None}
             if len(cells) > 1:
-                results.append(_weighed(bench, seed, cells, residual if seed == 0 else 0, chances))
+                results.append(_weighed(bench, seed, cells, residual if seed == 0 else 0, chances) | {"alone": _alone(bench, seed, stop)})
     return evidence_report.write(out, results, {
         "samples": count, "seeds": seeds, "steps": steps, "fitted": len(bench.fitted), "held_out": len(bench.held), "residual": residual,
         "methods": list(methods), "complete": len(drawn) == len(jobs) and None not in drawn.values()})  # fmt: skip
@@ -100,6 +100,12 @@ def _weighed(bench: Bench, seed: int, cells: Mapping[str, tuple[Pictures | None,
     problems = {name: told["problem"] for name, (_, told) in cells.items() if "problem" in told}
     return {"target": bench.name, "seed": seed, "rows": found, "problems": problems, "recommendation": asdict(recommendation),
             "fit": fit.summary()}  # fmt: skip
+
+
+def _alone(bench: Bench, seed: int, stop) -> dict[str, list[int]]:
+    """What every member draws alone, as counts by kind; the fit takes one of them for the best. Nothing when stopped."""
+    drawn = {name: bench.alone(k, seed, stop) for k, name in enumerate(bench.ensemble.names)}
+    return {} if None in drawn.values() else {name: np.bincount(one.cells, minlength=18).tolist() for name, one in drawn.items()}
 
 
 def _own_losses(bench: Bench, fit, name: str, seed: int, weights) -> dict:

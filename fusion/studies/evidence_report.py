@@ -85,7 +85,15 @@ def _target(target: str, seeds: list[dict]) -> dict:
            for number, one in enumerate(seeds) for row in one["rows"]]  # fmt: skip
     alike = not_told_apart(own, "value", min(rows, key=_distance)["method"])
     return {"rows": rows, "not_told_apart": alike, "floor": floor, "problems": seeds[0]["problems"], "fit": seeds[0]["fit"],
-            "recommendations": [one["recommendation"] for one in seeds], "truth": min(rows, key=_distance)["method"]}  # fmt: skip
+            "recommendations": [one["recommendation"] for one in seeds], "truth": min(rows, key=_distance)["method"],
+            "alone": _alone(seeds, truth)}  # fmt: skip
+
+
+def _alone(seeds: list[dict], truth: np.ndarray) -> dict[str, list[float]]:
+    """Distance, low and high end of every member's own samples of all seeds, nearest first."""
+    found = {name: distance_of_counts(np.sum([one["alone"][name] for one in seeds], 0), truth, known=True)
+             for name in seeds[0]["alone"] if all(name in one["alone"] for one in seeds)}  # fmt: skip
+    return {name: [one.value, one.low, one.high] for name, one in sorted(found.items(), key=lambda item: item[1].value)}
 
 
 def _notes(same: list[dict], figures: dict) -> dict[str, str]:
@@ -140,7 +148,12 @@ def _told(found: dict) -> str:
     alike = [titles[name] for name in found["not_told_apart"]]
     doubt = f"; not told from it by these seeds: {'; '.join(alike)}" if alike else ""
     nearest = f"{near['title']}, {_distance(near):.3f} (floor {found['floor']:.3f}){doubt}"
-    return "".join(sentences) + f"\nTruly nearest in population: {nearest}.\n"
+    alone = "; ".join(f"{name} {value:.3f} ({low:.3f} to {high:.3f})" for name, (value, low, high) in found["alone"].items())
+    named = sum(one["method"] == near["method"] for one in found["recommendations"])
+    told = f"\nTruly nearest in population: {nearest}. {named} of {len(sentences)} seeds recommend it.\n"
+    if alone:
+        told += f"\nEach model alone, of which the best single model is the one that the fit takes to be nearest: {alone}.\n"
+    return "".join(sentences) + told
 
 
 def _lines(found: dict) -> list[dict]:

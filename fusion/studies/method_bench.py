@@ -124,16 +124,19 @@ class Bench:
         fit = self.fit(seed) if fit is None else fit
         k = one_member(name, fit)
         if k is not None:
-            return self._drawn(f"member-{self.ensemble.names[k]}", "single", seed, fit, stop, first, one_hot(len(self.ensemble), k))
+            return self.alone(k, seed, stop, first)
         if name == "mixture":
-            pools = [self._drawn(f"member-{member}", "single", seed, fit, stop, None, one_hot(len(self.ensemble), at))
-                     for at, member in enumerate(self.ensemble.names)]  # fmt: skip
+            pools = [self.alone(at, seed, stop) for at in range(len(self.ensemble))]
             return None if None in pools else routed(pools, fit.calibrated.proportions_)
         if name == "scorefusion_levels" and constant_levels(fit):
             name = "scorefusion"
         return self._drawn("any" if name == "uniform" else self.name, name, seed, fit, stop, first)
 
-    def _drawn(self, owner: str, name: str, seed: int, fit: Fit, stop, first: list | None, weights=None) -> Pictures | None:
+    def alone(self, k: int, seed: int, stop=None, first: list | None = None) -> Pictures | None:
+        """Member k's own samples of one seed, which serve every method and target that draws with it alone. None when stopped."""
+        return self._drawn(f"member-{self.ensemble.names[k]}", "single", seed, None, stop, first, one_hot(len(self.ensemble), k))
+
+    def _drawn(self, owner: str, name: str, seed: int, fit: Fit | None, stop, first: list | None, weights=None) -> Pictures | None:
         seeds = range(seed * self.count, (seed + 1) * self.count)
 
         def draw(plan):

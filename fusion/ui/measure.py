@@ -99,7 +99,8 @@ def _stored(file, _changed: int, name: str) -> dict | None:
     said = next(one for one in seeds if one["method"] == best)
     kept = ("steps", "samples", "seeds", "fitted", "held_out")
     return {"rows": rows, "columns": data["columns"], "recommendation": said, "stopped": not data["settings"]["complete"],
-            "votes": [votes, len(seeds)], "settings": {key: data["settings"][key] for key in kept}}  # fmt: skip
+            "votes": [votes, len(seeds)], "read": data["settings"]["residual"],
+            "settings": {key: data["settings"][key] for key in kept}}  # fmt: skip
 
 
 def _row(row: dict) -> dict:

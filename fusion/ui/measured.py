@@ -22,7 +22,7 @@ def render(session, report: dict, *, key: str) -> str:
     columns = told(report)
     said = escape(recommendation(session, report))
     if report.get("votes"):
-        said += " " + session.say("measure.votes", votes=report["votes"][0], seeds=report["votes"][1])
+        said += " " + session.say("measure.votes", votes=report["votes"][0], seeds=report["votes"][1], read=report["read"])
     return (
         f'<p class="verdict" data-recommended="{escape(report["recommendation"].get("method") or "")}">{said}</p>'
         f"{_table(session, report, columns, key)}{_plots(session, report, columns)}{_legend(session, columns)}"

@@ -8,7 +8,7 @@ from fusion.methods import NAMES
 
 from . import draw, models_section, texts
 
-GROUPS = {
+KNOWN = {
     "one": ("single",),
     "averages": (
         "uniform", "scorefusion", "scorefusion_levels", "matched", "barycenter", "superposition", "superposition_and", "merge",
@@ -16,6 +16,9 @@ GROUPS = {
     "routing": ("mixture", "switch"),
     "trained": ("finetune", "transfer", "transfer_unfrozen", "scratch"),
     "mixer": ("yours",),
+}  # fmt: skip
+GROUPS = {name: members for name, members in KNOWN.items() if name != "mixer"} | {
+    "others": tuple(m for m in NAMES if not any(m in members for members in KNOWN.values())), "mixer": KNOWN["mixer"],
 }  # fmt: skip
 CHOICES = tuple(m for group in GROUPS.values() for m in group if m in NAMES or m == "yours")
 STAGES = {"matched": "matching"} | dict.fromkeys(GROUPS["trained"], "training")  # what the page calls a method's preparation

@@ -12,6 +12,8 @@ from importlib import resources
 
 import yaml
 
+from fusion.methods import METHODS, NAMES
+
 LANGUAGES = {"en": "English", "ja": "日本語"}
 DEFAULT = "en"
 
@@ -25,8 +27,14 @@ def _read(start: str) -> list:
 
 @functools.cache
 def table() -> dict[str, dict[str, str]]:
-    """`key -> {language: text}`; read once."""
-    return {key: entry for part in _read("texts") for key, entry in part.items()}
+    """`key -> {language: text}`; read once. Methods without an entry are called what they call themselves."""
+    found = {key: entry for part in _read("texts") for key, entry in part.items()}
+    return found | {key: entry for name in NAMES if f"method.{name}" not in found for key, entry in _of_method(METHODS[name]).items()}
+
+
+def _of_method(method) -> dict[str, dict[str, str]]:
+    own = {"method": method.title, "about": method.summary}
+    return {f"{part}.{method.name}": dict.fromkeys(LANGUAGES, text) for part, text in own.items()}
 
 
 def say(language: str, key: str, **values) -> str:

@@ -48,13 +48,13 @@ def test_every_cell_explains_itself_and_markup_stays_text():
 
 def test_sorting_turns_and_keeps_gaps_last():
     session, found = state.Session(), report()
-    assert order(measured.render(session, found, key="own")) == ["Best single model", "Mix ", "Equal weights", "Matched blend"]
+    assert order(measured.render(session, found, key="own")) == ["Best single model", "Mix ", "Equal weights", "Blend"]
     measured.sort(session, {"table": "own", "name": "kid"})
     html = measured.render(session, found, key="own")
-    assert order(html) == ["Mix ", "Equal weights", "Best single model", "Matched blend"] and 'aria-sort="ascending"' in html
+    assert order(html) == ["Mix ", "Equal weights", "Best single model", "Blend"] and 'aria-sort="ascending"' in html
     measured.sort(session, {"table": "own", "name": "kid"})
     html = measured.render(session, found, key="own")
-    assert order(html) == ["Best single model", "Equal weights", "Mix ", "Matched blend"] and 'aria-sort="descending"' in html
+    assert order(html) == ["Best single model", "Equal weights", "Mix ", "Blend"] and 'aria-sort="descending"' in html
     measured.sort(session, {"table": "<x>", "name": "kid"})
     assert set(session.sort) == {"own"}
 
@@ -204,12 +204,13 @@ def test_stored_evidence_is_shown_where_it_is(session, tmp_path, monkeypatch):
              "figures": {"kid": figure | {"value": v}, "loss": None}} for m, v in (("mixture", 0.2), ("single", 0.5))]  # fmt: skip
     told = [report()["recommendation"], report()["recommendation"] | {"method": "single", "sentence": "Stay."}]
     target_ = {"rows": rows, "floor": 0.1, "problems": {"finetune": "too few"}, "recommendations": [*told, told[0]], "fit": {}}
-    settings = {"samples": 128, "seeds": 3, "steps": 20, "fitted": 12, "held_out": 48, "complete": True}
+    settings = {"samples": 128, "seeds": 3, "steps": 20, "fitted": 12, "held_out": 48, "residual": 16, "complete": True}
     data = {"settings": settings, "columns": report()["columns"], "targets": {"valley": target_}}
     (tmp_path / "evidence.json").write_text(json.dumps(data))
     html = measure.render_head(session)
     assert "figures-shipped" in html and "Recommended: Mixture. (One seed says so; 2 of 3 name this method." in html
-    assert "Mean over seeds, 95 % interval 0.100 … 0.300" in html and "too few" in html and "samples 128" in html
+    assert "By how the seeds differ, 95 % interval 0.100 … 0.300" in html and "calibrated features are of 16 images of the first" in html
+    assert "too few" in html and "samples 128" in html
     assert measure.stored("../x") is None and measure.stored(None) is None
 
 

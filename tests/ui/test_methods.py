@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 import types
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 
 import fusion.methods
 from fusion.fitting import fit_all
-from fusion.methods import NAMES, Cost, Method, MethodError, Sample
-from fusion.ui import compare, engine, fit, jobs, methods, state
+from fusion.lazy import Lazy
+from fusion.methods import METHODS, NAMES, Cost, Method, MethodError, Sample
+from fusion.ui import compare, engine, fit, jobs, methods, state, texts
 from tests.fusion import small
 
 
@@ -20,6 +23,31 @@ def test_every_method_is_in_exactly_one_group():
     assert len(grouped) == len(set(grouped)) == 16
     assert set(NAMES) <= set(grouped) and set(methods.CHOICES) == {*NAMES, "yours"}
     assert all(members for members in methods.grouped().values())
+
+
+def test_titles_are_those_of_reports_and_studies():
+    assert {name: texts.say("en", f"method.{name}") for name in NAMES} == {name: METHODS[name].title for name in NAMES}
+
+
+def test_a_method_of_one_file_and_one_name_is_on_the_page_with_its_own_words(monkeypatch):
+    mine = dataclasses.replace(METHODS["uniform"], name="mine", title="My way", summary="As I please.")
+    monkeypatch.setitem(sys.modules, "fusion.methods.mine", types.SimpleNamespace(METHOD=mine))
+    names = (*NAMES, "mine")
+    monkeypatch.setattr(fusion.methods, "NAMES", names)
+    monkeypatch.setattr(fusion.methods, "METHODS", Lazy(names, "fusion.methods", "METHOD"))
+    texts.table.cache_clear()
+    try:
+        importlib.reload(texts)
+        importlib.reload(methods)
+        assert methods.grouped()["others"] == ("mine",) and methods.CHOICES[-2:] == ("mine", "yours")
+        assert (texts.say("en", "method.mine"), texts.say("ja", "about.mine")) == ("My way", "As I please.")
+        page = methods.render(state.Session())
+        assert "My way" in page and page.count("As I please.") == 2
+    finally:
+        monkeypatch.undo()
+        importlib.reload(texts)
+        importlib.reload(methods)
+    assert "others" not in methods.grouped()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +92,7 @@ def test_a_method_that_cannot_run_says_why_and_the_others_run(session, world):
     list(compare.run(session))
     assert [c.method for c in session.columns] == ["single"] and len(session.columns[0].shots) == 2
     (kind, sentence), *_ = session.notes["compare"]
-    assert kind == "bad" and sentence.startswith("Matched blend: ") and "calibrat" in sentence
+    assert kind == "bad" and sentence.startswith("Blend: ") and "calibrat" in sentence
 
 
 class Trainer:

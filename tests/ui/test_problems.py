@@ -91,7 +91,7 @@ def test_methods_that_cannot_run(tmp_path):
     bare, plan = dataclasses.replace(small.fit(loaded), calibrated=None), SamplingPlan(["a cat"], [0], steps=2)
     for name, fit in (("matched", bare), ("scorefusion", None), ("single", None), ("finetune", bare), ("finetune", None)):
         sentence = said(lambda name=name, fit=fit: METHODS[name].cost(loaded, fit, plan))
-        assert japanese(sentence, "Fine-tuned", "the published method", "the best single model", METHODS[name].title), sentence
+        assert japanese(sentence, "Fine-tune", "the published method", "the best single model", METHODS[name].title), sentence
 
 
 def test_numbers_that_nothing_is_drawn_with(tmp_path):

@@ -207,6 +207,7 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
                      **{f: figure(0.2 + seed / 100) for f in ("kid", "features", "population", "diversity", "copies", "loss", "gain")}}
                     for name in ("single", "mixture")]  # fmt: skip
             results.append({"target": target, "seed": seed, "rows": rows, "problems": {"matched": "no calibration"}, "fit": {},
+                            "alone": {"harbor": [4] * 18, "exact": np.round(10_000 * TARGET_POPULATIONS[target].ravel()).tolist()},
                             "recommendation": {"method": "mixture", "sentence": f"Recommended {seed}."}})  # fmt: skip
     settings = {"samples": 64, "seeds": 3, "steps": 2, "fitted": 12, "held_out": 48, "residual": 4, "methods": ["single"], "complete": True}
     summary = write_evidence(tmp_path, results, settings)
@@ -214,6 +215,9 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
     assert row["figures"]["kid"]["value"] == pytest.approx(0.21) and row["figures"]["kid"]["samples"] == pytest.approx([0.11, 0.31])
     assert row["figures"]["kid"]["seeds"][1] - 0.21 == pytest.approx(4.302653 * 0.01 / np.sqrt(3), abs=1e-5)
     assert row["figures"]["population"]["samples"][0] <= row["figures"]["population"]["value"] <= row["figures"]["population"]["samples"][1]
+    alone = summary["targets"]["valley"]["alone"]
+    assert list(alone) == ["exact", "harbor"] and alone["exact"][0] < 0.001 < 0.1 < alone["harbor"][1]
+    assert "takes to be nearest: exact 0.000" in text and "of 3 seeds recommend it.\n\nEach model alone" in text
     assert "Recommended 2." in text and "0.210 ± 0.025 [0.110 to 0.310]" in text
     assert "of Single: It repeats images it was fitted to: fresh images of the target show so many with probability 0.004." in text
     assert "; not told from it by these seeds: " in text or summary["targets"]["valley"]["not_told_apart"] == []
