@@ -39,7 +39,7 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Fit on one part of the target, run the methods, weigh them on the other part. ValueError for what cannot be used, before any work."""
-    from fusion.commands.shared import check_levels, ensemble_of, fitted, guided, told
+    from fusion.commands.shared import check_levels, ensemble_of, fitted, guided, say, told
     from fusion.evaluation import compare
     from fusion.evaluation.compare import chosen
     from fusion.evaluation.report import ENDINGS
@@ -52,6 +52,9 @@ def run(args, *, progress, stop):
     held, plan = Target([picture.image for picture in others[0]], others[1]), _plan(args, others[1])
     check_levels(args)
     ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
+    other = sorted(set(plan.prompts) - set(others[1]))
+    if other and any(others[1]):
+        say(f"No held-out picture has the caption {other[0]!r}: figures then compare pictures of other contents as well")
     size_of(ensemble, plan)  # refuses what these models cannot draw, before they are fitted
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     methods, plan = chosen(ensemble, args.methods), guided(args, plan, ensemble)
@@ -125,13 +128,20 @@ def _saved(report, out: str | None, text: str) -> tuple[dict, str]:
 
 
 def _split(args) -> tuple[list, list[str], list, list[str]]:
-    """Pictures and captions to fit, and held-out ones."""
+    """Pictures and captions to fit, and held-out ones. ValueError where one picture is among both."""
     from fusion.commands.shared import pictures_in, say
 
     target = Path(args.target)
     if args.held_out or (target / "held_out").is_dir():
         fit_folder = target / "fit" if (target / "fit").is_dir() else target
-        return *pictures_in(str(fit_folder), args.caption), *pictures_in(args.held_out or str(target / "held_out"), args.caption)
+        parts = *pictures_in(str(fit_folder), args.caption), *pictures_in(args.held_out or str(target / "held_out"), args.caption)
+        fitted = {picture.image.tobytes() for picture in parts[0]}
+        both = [picture.name for picture in parts[2] if picture.image.tobytes() in fitted]
+        if both:
+            more = f" and {len(both) - 3} more" if len(both) > 3 else ""
+            raise ValueError(f"{', '.join(both[:3])}{more}: among the held-out pictures and among the fitted ones, which is no evidence: "
+                             "hold out others")  # fmt: skip
+        return parts
     pictures, captions = pictures_in(args.target, args.caption)
     if len(pictures) < 4:
         raise ValueError(f"{len(pictures)} pictures cannot be split into fitted and held-out ones: give at least 4, or --held-out FOLDER")

@@ -20,6 +20,7 @@ population). The first line made the representation of the shipped portraits.
   python -m fusion represent --models owner/model-a owner/model-b --prompts captions.txt --out shared.safetensors
   python -m fusion train --models owner/model-a owner/model-b --images my-images --method transfer --representation shared.safetensors
 """
+MOST_NUMBERS = 256  # the diagnosis takes time and memory by its square
 
 
 def arguments(command: ArgumentParser) -> None:
@@ -30,7 +31,8 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--prompt", action="append", metavar="TEXT", help="what the models draw; may be given several times")
     command.add_argument("--prompts", metavar="FILE", help="the same, from a text file with one prompt a line")
     command.add_argument("--count", type=int, default=256, metavar="N", help="images of each model, where they are made (default: 256)")
-    command.add_argument("--numbers", type=int, default=16, metavar="D", help="size of the representation (default: 16)")
+    command.add_argument("--numbers", type=int, default=16, metavar="D",
+                         help=f"size of the representation (default: 16, at most {MOST_NUMBERS})")  # fmt: skip
     command.add_argument("--steps", type=int, default=800, metavar="N", help="training steps (default: 800)")
     command.add_argument("--left-out-steps", type=int, default=200, metavar="N",
                          help="training steps of each representation without one of the models; 0: none (default: 200)")  # fmt: skip
@@ -81,6 +83,8 @@ def _check(args) -> None:
     for name, least in (("count", 16), ("numbers", 1), ("steps", 1), ("left_out_steps", 0), ("own_networks", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(args, name)}")
+    if args.numbers > MOST_NUMBERS:
+        raise ValueError(f"--numbers must be at most {MOST_NUMBERS}, not {args.numbers}: what models share is to be low-dimensional")
     options.writable(args.out, ".safetensors")
     if args.report:
         options.writable(args.report)

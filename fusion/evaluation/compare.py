@@ -47,10 +47,11 @@ def compare(
     population of portraits. `read_features`: of how many samples a method the calibrated features are read (True: 32; every image takes
     2 L K evaluations). `keep`: images kept a row (all).
     `on_sample` is called with every image as it is ready; `progress(done, total, message)` counts thousandths of a method, and of the
-    weighing at the end. When `stop()` turns true the report holds what was done. Raises MethodError for a size that no method can draw.
+    weighing at the end. When `stop()` turns true the report holds what was done.
+    Raises MethodError for a size that no method can draw, ValueError for images or held-out pictures that would all be one.
     """
     methods = dict(methods) if isinstance(methods, Mapping) else chosen(ensemble, methods)
-    size_of(ensemble, SamplingPlan(prompts, seeds, **settings))
+    _check(ensemble, SamplingPlan(prompts, seeds, **settings), pictures.images if pictures is not None else target)
     rows: list[Row] = []
     for number, method in enumerate(methods.values()):
         if stop is not None and stop():
@@ -74,6 +75,17 @@ def compare(
         | ({} if pictures is None else {"held-out images": len(pictures)}),
         fit={} if fit is None else fit.summary(), recommendation=told, stopped=bool(stop is not None and stop()), fitted=fit,
     )  # fmt: skip
+
+
+def _check(ensemble, plan: SamplingPlan, held_out) -> None:
+    """Refuse, before anything is drawn, what no figure could be made of."""
+    size_of(ensemble, plan)
+    if len(set(plan.jobs)) < len(plan.jobs):
+        raise ValueError("some images have one prompt and seed, so they would be one image: give every image of a prompt a seed of its own")
+    if held_out is None or isinstance(held_out, np.ndarray) or len(held_out) < 2:
+        return
+    if len({np.asarray(image).tobytes() for image in held_out}) == 1:
+        raise ValueError("all held-out images are the same picture, so nothing can be told of a population: hold out different ones")
 
 
 def chosen(ensemble, names: Iterable[str]) -> dict[str, Method]:

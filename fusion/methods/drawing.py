@@ -176,6 +176,8 @@ def weights_for(count: int, weights, *, levels: bool = False):
         raise MethodError(f"weights of shape {values.shape} for {count} models: give one weight for each model")
     if values.ndim == 2 and not levels:
         raise MethodError("this method takes one weight for each model, not weights by noise level: use scorefusion_levels")
+    if values.ndim == 2 and getattr(weights, "strata", None) is None:
+        raise MethodError("weights by noise level need the levels that they stand for: give a fusion.weights.Weights with its strata")
     if not np.isfinite(values).all() or (values < -1e-6).any() or (abs(values.sum(-1) - 1.0) > 1e-3).any():
         raise MethodError(f"weights must be numbers of at least 0 that sum to 1, not {np.round(values, 4).tolist()}")
     clean = normalised(np.clip(values, 0.0, 1.0))

@@ -31,7 +31,7 @@ from fusion.studies.fidelity import portraits_ensemble
 from fusion.studies.method_bench import Bench, applied
 from fusion.studies.portrait_evidence import copying, families, judged, latents
 from fusion.studies.portrait_samples import STEPS, Pictures
-from fusion.studies.shelf import Shelf
+from fusion.studies.shelf import Shelf, keep, kept
 from fusion.target import Target
 from models.catalog import REPOSITORY
 from models.portraits.population import TARGET_POPULATIONS
@@ -117,8 +117,8 @@ def _own_losses(bench: Bench, fit, name: str, seed: int, weights) -> dict:
     if not file.is_file():
         sample = Sample(None, name, "", 0, None, applied=weights, trained=bench.trained(name, fit))
         found = own_losses(bench.ensemble, sample, name, bench.held_out, bench.held, one_hot(len(bench.ensemble), best))
-        file.write_text(json.dumps({key: asdict(one) for key, one in found.items()}))
-    return {key: Estimate(**one) for key, one in json.loads(file.read_text()).items()}
+        keep(file, {key: asdict(one) for key, one in found.items()})
+    return {key: Estimate(**one) for key, one in kept(file).items()}
 
 
 def _features(bench: Bench, fit, name: str, pictures: Pictures, count: int) -> Estimate:

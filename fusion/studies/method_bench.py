@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from fusion.methods.switch import choose
 from fusion.methods.training import found_of
 from fusion.objective import ResidualGram, fit_gram
 from fusion.studies.portrait_samples import BATCH, Pictures, prompt_of, read_pictures, routed, samples
+from fusion.studies.shelf import keep, kept, undamaged
 from fusion.target import Target
 from fusion.transfer.trained import Trained
 from fusion.weights import Weights
@@ -57,7 +57,8 @@ class Bench:
         file = self.work / f"{self.name}-{name}.gram.safetensors"
         if not file.is_file():
             fit_gram(self.ensemble, images.images, list(images.prompts), seed=seed, **self.calibration.settings).save(file)
-        return ResidualGram.load(file)
+        with undamaged(file):
+            return ResidualGram.load(file)
 
     # ------------------------------------------------------------------------------------------ what methods prepare
 
@@ -74,8 +75,8 @@ class Bench:
                 file.write_bytes(made.trained[name].content)
             elif made.matched is not None:
                 content["matched"] = {"values": made.matched.values.tolist(), "interval": made.matched.interval.tolist()}
-            told.write_text(json.dumps(content))
-        content = json.loads(told.read_text())
+            keep(told, content)
+        content = kept(told)
         if "matched" in content:
             found = content["matched"]
             weights = Weights(np.array(found["values"]), np.array(found["interval"]), fit.gram.names, "matched")
@@ -99,8 +100,8 @@ class Bench:
             content = self._measure(name, seed, stop)
             if content is None:
                 return None
-            told.write_text(json.dumps(content))
-        content = json.loads(told.read_text())
+            keep(told, content)
+        content = kept(told)
         return (None if "problem" in content else self._pictures(name, seed, None, stop)), content
 
     def _measure(self, name: str, seed: int, stop) -> dict | None:

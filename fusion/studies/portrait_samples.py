@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from fusion.evaluation.denoiser_features import denoiser_features, through_autoencoder
 from fusion.methods import Sample, SamplingPlan
 from fusion.methods.mixture import route
+from fusion.studies.shelf import undamaged
 from models.portraits import probe
 from models.portraits.population import BARE_PROMPTS, caption, draw, render, to_array
 
@@ -129,5 +130,6 @@ def load(file: Path) -> Pictures | None:
     """Pictures drawn for bare prompts, as `save` left them; None where there are none."""
     if not file.is_file():
         return None
-    parts = load_file(str(file))
+    with undamaged(file):
+        parts = load_file(str(file))
     return Pictures(**parts, prompts=tuple(prompt_of(int(seed)) for seed in parts["seeds"]))

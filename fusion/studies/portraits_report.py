@@ -242,7 +242,7 @@ def _errors(half: Mapping, noisy: Mapping) -> str:
     verdict = "farther from the geometric population than the uncorrected blend" if worse else "no nearer than the uncorrected blend"
     if exact[name].high < plain[name].low:
         return "The particles bring the blend nearer to the geometric population, as the theory says."
-    enough = ("On these two members the fused scores alone sample the geometric population to within noise."
+    enough = ("At this weight the fused scores alone sample the geometric population of these two members to within noise."
               if plain[name].low == 0 else "The fused scores alone do not reach it either.")  # fmt: skip
     return f"""The exact barycenter is {verdict}. It is exact for the densities that the networks *have*, not for the
 populations they were trained on: its weights charge a particle for everything the members disagree about, their training errors at low

@@ -9,7 +9,6 @@ would draw the same pictures is drawn once: the single models' samples serve all
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from fusion.studies import portrait_samples, recommendation_report
 from fusion.studies.fidelity import NAMES, portraits_ensemble
 from fusion.studies.method_bench import Bench, one_member
 from fusion.studies.portrait_evidence import copying, judged, population_lead, share_of_cells
-from fusion.studies.shelf import Shelf
+from fusion.studies.shelf import Shelf, keep, kept
 from fusion.target import Target
 from models.portraits.population import barycenter, mixture, total_variation
 
@@ -102,9 +101,9 @@ def _pools(ensemble, work: Path, samples: int, progress, stop):
 
 def _target(ensemble, pools, methods: tuple[str, ...], number: int, sizes: Sizes, work: Path, stop) -> dict | None:
     """Everything measured on one drawn target, kept in `work`; None when stopped."""
-    kept = work / f"target-{number}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())
+    file = work / f"target-{number}.json"
+    if file.is_file():
+        return kept(file)
     kind, truth = population(number)
     rng = np.random.default_rng(2000 + number)
     images, prompts, fitted = portrait_samples.population_images(ensemble, truth, sizes.fitted, rng)
@@ -116,7 +115,7 @@ def _target(ensemble, pools, methods: tuple[str, ...], number: int, sizes: Sizes
     if drawn is None:
         return None
     result = {"kind": kind, "number": number, **_judged(ensemble, drawn, fitted, held, truth, costs, sizes.samples), **_found(bench.fit(0))}
-    kept.write_text(json.dumps(result))
+    keep(file, result)
     return result
 
 

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+
+@contextmanager
+def undamaged(file: Path) -> Iterator[None]:
+    """ValueError that names the file and what to do, where what is read inside is not whole."""
+    try:
+        yield
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): delete it and start again, which makes this part anew") from None
+
+
+def keep(file: Path, content: object) -> None:
+    """Plain JSON values, written beside the file and moved there: a run that is killed leaves the last whole one."""
+    beside = file.with_suffix(".partial")
+    beside.write_text(json.dumps(content))
+    beside.replace(file)
+
+
+def kept(file: Path):
+    """What `keep` wrote. Raises ValueError for a damaged file."""
+    with undamaged(file):
+        return json.loads(file.read_text())
 
 
 class Shelf:
@@ -46,7 +69,5 @@ class Shelf:
             file.with_suffix(".partial").replace(file)
         self.done += 1
         self.tell(name)
-        try:
+        with undamaged(file):
             return load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}): delete it and start again, which makes this part anew") from None

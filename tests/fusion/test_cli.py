@@ -235,6 +235,16 @@ def test_a_size_that_models_cannot_draw_is_refused_before_they_are_fitted(capsys
     assert code == 1 and out == "" and "multiples of" in err
 
 
+def test_fitted_pictures_are_no_evidence(capsys, models, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("fusion.commands.shared.load_ensemble", lambda *a, **k: pytest.fail("work was begun"))
+    (held := tmp_path / "held").mkdir()
+    small.pictures(1, 50)[0].save(held / "own.png")
+    with Image.open(f"{pictures}/2.png") as picture:
+        picture.save(held / "known.bmp")
+    code, out, err = run(capsys, "compare", "--models", *models[:2], "--target", pictures, "--caption", "a cat", "--held-out", held)
+    assert code == 1 and out == "" and "known.bmp: among the held-out pictures and among the fitted ones" in err and "own.png" not in err
+
+
 @pytest.mark.parametrize("method", ["transfer", "transfer_unfrozen", "scratch"])
 def test_models_that_read_no_prompt_are_refused_before_they_are_fitted(capsys, pictures, tmp_path, monkeypatch, method):
     monkeypatch.setattr("fusion.commands.shared.fit_gram", lambda *a, **k: pytest.fail("the models were fitted"))

@@ -16,7 +16,7 @@ from fusion.evaluation.estimate import bootstrap_mean
 from fusion.evaluation.features import distance_of_means
 from fusion.evaluation.loss import held_out_gain, held_out_loss, image_losses
 from fusion.evaluation.population import distance_of_counts, is_countable
-from fusion.methods import METHODS, Cost, Sample
+from fusion.methods import METHODS, Cost, MethodError, Sample
 from fusion.target import Target
 from fusion.weights import Weights
 from models.portraits import probe
@@ -172,6 +172,18 @@ def test_compare_says_why_a_method_did_not_run(ensemble, fit):
     made = compare(ensemble, ["uniform", "matched", "single"], ["a cat"], [0], fit=replace(fit, calibrated=None), steps=1)
     assert "calibration" in made.row("matched").problem and len(made.row("uniform").samples) == 1
     assert "no method is recommended" in made.verdict and "calibration" in made.to_html()
+
+
+def test_a_comparison_that_could_tell_nothing_is_refused_before_it_draws(ensemble, fit, held_out):
+    drawn = []
+    settings = {"fit": fit, "held_out": held_out, "steps": 1, "on_sample": drawn.append}
+    with pytest.raises(ValueError, match="a seed of its own"):
+        compare(ensemble, ["single", "uniform"], ["a cat"] * 4, [1] * 4, **settings)
+    with pytest.raises(ValueError, match="the same picture"):
+        compare(ensemble, ["single", "uniform"], ["a cat"] * 4, range(4), target=small.pictures(1) * 5, **settings)
+    with pytest.raises(MethodError, match="multiples of"):
+        compare(ensemble, ["single", "uniform"], ["a cat"] * 4, range(4), height=101, **settings)
+    assert not drawn
 
 
 def test_what_samples_say_of_themselves_reaches_every_form_of_the_report(ensemble, fit, held_out):

@@ -95,6 +95,9 @@ def test_it_draws_what_weights_by_level_draw_at_the_cost_of_one(ensemble, fit, m
     theirs = list(METHODS["scorefusion_levels"].run(ensemble, None, plan(weights=weights)))
     assert all(np.array_equal(np.asarray(a.image), np.asarray(b.image)) for a, b in zip(ours, theirs))
     assert METHODS["switch"].cost(ensemble, None, plan(weights=weights)).evaluations == 4
+    for name in ("switch", "scorefusion_levels"):
+        with pytest.raises(MethodError, match="with its strata"):
+            METHODS[name].cost(ensemble, None, plan(weights=weights.values))
     assert {sample.note for sample in ours} == {"Ada up to level 0.0, then Cyd"}
     assert METHODS["switch"].cost(ensemble, fit, plan()).evaluations == 4  # with the fit's own ranges
 
