@@ -31,7 +31,7 @@ number allows at best. Shares have exact binomial 95 % intervals (Clopper and Pe
 """
 HEADINGS = {"fresh": """## Fresh draws
 
-Drawn and judged once, after the rule was last revised: the independent test of it.
+Drawn and judged after the rule was last revised: the independent test of it.
 """, "earlier": """## Draws that the rule was revised with
 
 Earlier versions of the rule were judged on these {seen} targets: they are no independent test of it.
