@@ -18,6 +18,7 @@ from fusion.target import Target
 from fusion.transfer import adapting
 from fusion.transfer.training import Schedule
 from fusion.weights import Weights
+from models.catalog import REPOSITORY
 from models.portraits.population import MEMBER_POPULATIONS, TARGET_POPULATIONS, total_variation
 from tests.fusion import small
 
@@ -99,6 +100,18 @@ def test_the_page_counts_what_was_right_apart_from_draws_that_the_rule_was_revis
     assert json.loads((tmp_path / "recommendation.json").read_text())["draws"] == 4
     alone = recommendation_report.write(tmp_path, fresh, settings | {"targets": 3})
     assert "earlier" not in alone and "revised with" not in (tmp_path / "README.md").read_text()
+
+
+def test_the_committed_page_is_made_of_the_committed_figures_over_enough_fresh_draws(tmp_path):
+    folder = REPOSITORY / "assets" / "studies" / "recommendation"
+    kept = json.loads((folder / "recommendation.json").read_text())
+    summary = recommendation_report.write(tmp_path, kept["targets"], kept["settings"])
+    for name in ("README.md", "recommendation.json", "draws.csv"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text(), name
+    assert kept["settings"]["seen"] == recommendation.SEEN and summary["fresh"]["draws"] >= 20
+    assert [row["number"] for row in kept["targets"]] == recommendation.numbers(len(kept["targets"]))
+    rules = summary["fresh"]["rules"]
+    assert rules["recommended"]["regret"] < 0.5 * min(rules[name]["regret"] for name in ("single", "scorefusion"))
 
 
 def test_targets_that_no_rule_was_revised_with_are_drawn_first():
