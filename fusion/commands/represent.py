@@ -87,7 +87,9 @@ def _check(args) -> None:
         raise ValueError(f"--numbers must be at most {MOST_NUMBERS}, not {args.numbers}: what models share is to be low-dimensional")
     options.writable(args.out, ".safetensors")
     if args.report:
-        options.writable(args.report)
+        options.writable(args.report, ".md")
+    if args.work:
+        options.folder(args.work)
 
 
 def _prompts(args) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusion.calibration import Calibration, calibrate
-from fusion.commands.options import interval
+from fusion.commands.options import interval, writable
+from fusion.features import FOLDS
 from fusion.fitting import Fit, fit_all
 from fusion.images import Intake, read_folder
 from fusion.methods import Cost, SamplingPlan
@@ -103,7 +104,13 @@ def shipped_calibration(cards: Sequence[ModelCard], names: Sequence[str]) -> Cal
 
 
 def check_levels(args) -> None:
-    """Before models are loaded: ValueError where the target would be measured at other noise levels than the calibration was."""
+    """Before models are loaded: ValueError where the target would be measured at other noise levels than the calibration was, and for a
+    calibration that could not be made or kept."""
+    if args.calibrate and args.calibrate < FOLDS:
+        raise ValueError(f"--calibrate {args.calibrate} is too few: a calibration needs at least {FOLDS} images of each model (96 is a "
+                         "good start)")  # fmt: skip
+    if args.calibrate and args.calibration:
+        writable(args.calibration, ".safetensors")
     if args.calibrate or len(args.models) < 2:
         return
     cards = cards_of(args.models)

@@ -31,7 +31,7 @@ from fusion.studies.fidelity import portraits_ensemble
 from fusion.studies.method_bench import Bench, applied
 from fusion.studies.portrait_evidence import copying, families, judged, latents
 from fusion.studies.portrait_samples import STEPS, Pictures
-from fusion.studies.shelf import Shelf, keep, kept
+from fusion.studies.shelf import Shelf, keep, kept, undamaged
 from fusion.target import Target
 from models.catalog import REPOSITORY
 from models.portraits.population import TARGET_POPULATIONS
@@ -128,7 +128,8 @@ def _features(bench: Bench, fit, name: str, pictures: Pictures, count: int) -> E
         one = pictures.take(slice(count))
         fit_gram(bench.ensemble, one.pil(), list(one.prompts), **bench.calibration.settings).save(file)
     space = Coordinates.of(fit.calibrated, bench.ensemble.names)
-    return distance_of_means(space.read(ResidualGram.load(file)), space.read(bench.held_out))
+    with undamaged(file):
+        return distance_of_means(space.read(ResidualGram.load(file)), space.read(bench.held_out))
 
 
 def _plain(row: Row, told: dict, pictures: Pictures) -> dict:

@@ -40,14 +40,14 @@ seed sees its samples and the held-out images alone, and no population.
 
 def write(out: Path, results: list[dict], settings: dict) -> dict:
     """README.md, evidence.json, evidence.csv and the figures; returns what the JSON holds."""
-    out.mkdir(parents=True, exist_ok=True)
     targets = {target: _target(target, [one for one in results if one["target"] == target])
                for target in dict.fromkeys(one["target"] for one in results)}  # fmt: skip
     columns = [asdict(column) for column in COLUMNS if column.name != "seconds"]
-    summary = {"settings": settings, "columns": columns, "targets": targets}
-    (out / "evidence.json").write_text(json.dumps(plain(summary), indent=1, allow_nan=False) + "\n")
-    if not targets:
+    summary = plain({"settings": settings, "columns": columns, "targets": targets})
+    if not targets:  # stopped before there was anything: what is there stays
         return summary
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evidence.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     text = ABOUT.format(**settings) + ("" if settings["complete"] else "\n**Stopped early: the same command goes on and completes it.**\n")
     for target, found in targets.items():
         text += f"\n## {target}\n\n{_told(found)}\n{markdown(_lines(found))}\n{_remarks(found)}"
@@ -173,7 +173,7 @@ def _cell(figure: dict | None) -> str:
         return "-"
     low, high = figure["samples"]
     seeds = "" if figure["seeds"] is None else f" ± {(figure['seeds'][1] - figure['seeds'][0]) / 2:.3f}"
-    samples = "" if low == high else f" [{low:.3f} to {high:.3f}]"
+    samples = "" if low == high or high == np.inf else f" [{low:.3f} to {high:.3f}]"
     return f"{figure['value']:.3f}{seeds}{samples}"
 
 

@@ -20,7 +20,7 @@ from fusion.objective import ResidualGram, fit_gram
 from fusion.studies.portrait_samples import BATCH, Pictures, prompt_of, read_pictures, routed, samples
 from fusion.studies.shelf import keep, kept, undamaged
 from fusion.target import Target
-from fusion.transfer.trained import Trained
+from fusion.transfer.trained import Trained, TrainedError
 from fusion.weights import Weights
 from models.catalog import REPOSITORY
 
@@ -67,7 +67,7 @@ class Bench:
         method, told, file = METHODS[name], self.work / f"{self.name}-{name}.prepared.json", self.work / f"{self.name}-{name}.trained"
         if method.prepare is None:
             return fit, 0.0
-        if not told.is_file():
+        if not told.is_file() or (name in TRAINED and not file.is_file()):
             begun = time.perf_counter()
             made = method.prepare(self.ensemble, self.fit(0), self.plan(stop))
             content = {"seconds": time.perf_counter() - begun}
@@ -81,7 +81,10 @@ class Bench:
             found = content["matched"]
             weights = Weights(np.array(found["values"]), np.array(found["interval"]), fit.gram.names, "matched")
             return replace(fit, matched=weights), content["seconds"]
-        return replace(fit, trained={**fit.trained, name: Trained.load(file)}), content["seconds"]
+        try:
+            return replace(fit, trained={**fit.trained, name: Trained.load(file)}), content["seconds"]
+        except TrainedError as error:
+            raise ValueError(f"{file} is damaged ({error}): delete it and start again, which trains anew") from None
 
     def trained(self, name: str, fit: Fit) -> Trained | None:
         """What a method trained for this target; None for others."""

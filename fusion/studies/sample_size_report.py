@@ -31,13 +31,13 @@ QUALITIES = (0.40, 0.35, 0.30, 0.25, 0.20)
 
 def write(out: Path, rows: list[dict], settings: dict) -> dict:
     """README.md, sample-size.json, CSV and the figure; returns what the JSON holds."""
-    out.mkdir(parents=True, exist_ok=True)
     curves = _curves(rows)
     needed = {name: _needed(curve["population"], [row for row in rows if row["method"] == name]) for name, curve in curves.items()}
     summary = {"settings": settings, "curves": curves, "break_even": needed, "rows": rows}
-    (out / "sample-size.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    if not rows:
+    if not rows:  # stopped before there was anything: what is there stays
         return summary
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "sample-size.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
     text = ABOUT.format(**settings | {"sizes": ", ".join(map(str, settings["sizes"])), "over": OVER[settings["seeds"] == 1],
                                       "more": "" if settings["seeds"] == 1 else f" --seeds {settings['seeds']}"})
     text += "" if settings["complete"] else "\n**Stopped early: the same command goes on and completes it.**\n"

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fusion.studies.shelf import undamaged
 from models.noise import NoisePath
 from models.portraits.loop import cosine
 
@@ -146,7 +147,8 @@ def _assign(parameters: list[Tensor], values: list[Tensor]) -> None:
 def remembered(network: nn.Module, file: Path, fit: Callable[[], dict]) -> nn.Module:
     """`network` from `file`, or after `fit()` trained it, which then writes the file; frozen."""
     if file.is_file():
-        network.load_state_dict(load_file(file))
+        with undamaged(file):
+            network.load_state_dict(load_file(file))
     else:
         story = fit()
         partial = file.with_suffix(".partial")

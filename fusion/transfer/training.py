@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -202,8 +202,12 @@ class _Run:
         partial.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Raises ValueError for the checkpoint of another training."""
-        with safe_open(path, "pt") as file:
+        """Raises ValueError for a damaged checkpoint and for that of another training."""
+        try:
+            opened = safe_open(path, "pt")
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it, and this training starts anew") from None
+        with opened as file:
             told = json.loads((file.metadata() or {}).get("training", "null"))
             same = told is not None and told["schedule"] == json.loads(json.dumps(asdict(self.schedule)))
             if not same or set(file.keys()) != self._keys():

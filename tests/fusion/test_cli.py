@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from argparse import ArgumentParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +159,29 @@ def test_compare_writes_a_report(capsys, models, pictures, tmp_path):
     prices = err.split("2 images a method at guidance 7.5, the models' own:")[1].splitlines()[1:4]  # said before anything was drawn
     assert "Best single model: 2 network evaluations each" in prices[0] and ": 4 network evaluations each" in prices[1]
     assert "cannot run: " in prices[2] and "calibration" in prices[2]
+
+
+def test_a_prompt_that_no_held_out_picture_has_is_said(capsys, models, pictures):
+    asked = ["compare", "--models", *models[:2], "--target", pictures, "--caption", "a cat", "--levels", 3, "--steps", 1, "--count", 1,
+             "--methods", "single", "--no-features"]  # fmt: skip
+    assert "No held-out picture has the caption 'a dog'" in run(capsys, *asked, "--prompt", "a dog")[2]
+    code, out, err = run(capsys, *asked)
+    assert code == 0 and "No held-out picture has" not in err
+
+
+def test_one_method_alone_is_measured_and_not_said_to_be_no_evidence(capsys, models, pictures):
+    code, out, _ = run(capsys, "compare", "--models", *models[:2], "--target", pictures, "--held-out", pictures_of(pictures), "--caption",
+                       "a cat", "--levels", 3, "--steps", 1, "--count", 4, "--methods", "uniform")  # fmt: skip
+    assert code == 0 and "Equal weights alone was measured, so nothing is left to compare" in out and "no evidence" not in out
+
+
+def pictures_of(folder):
+    """Held-out pictures beside those of `folder`."""
+    held = Path(folder).parent / "held"
+    held.mkdir(exist_ok=True)
+    for number, picture in enumerate(small.pictures(4, 60)):
+        picture.save(held / f"{number}.png")
+    return held
 
 
 def test_each_model_alone_can_be_compared(capsys, models, pictures):
@@ -356,6 +380,11 @@ def test_a_comparison_is_refused_before_any_work(capsys, models, pictures, tmp_p
         (models[:2], ["--calibration", tmp_path / "gone.safetensors"], "check the name"),
         (models[:2], ["--calibration", tmp_path / "broken.safetensors"], "cannot be read as a calibration"),
         (shipped, ["--levels", 2], "--levels 16"),
+    ]
+    cases += [
+        (models[:2], ["--calibrate", 3], "at least 8 images"),
+        (models[:2], ["--calibrate", 8, "--calibration", blocked / "c.safetensors"], "cannot be made"),
+        (models[:2], ["--calibrate", 8, "--calibration", tmp_path / "c.txt"], ".safetensors"),
     ]
     for names, typed, word in cases:
         code, out, err = run(capsys, "compare", "--models", *names, "--target", pictures, "--caption", "a cat", *typed)

@@ -75,6 +75,16 @@ def test_represent_learns_diagnoses_and_writes_a_page(capsys, models, tmp_path):
     assert len(list((tmp_path / "work").iterdir())) == 3  # a checkpoint of each training
 
 
+@pytest.mark.parametrize("more, word", [(["--report", "{}/r.safetensors"], ".md"), (["--work", "{}/file"], "file"),
+                                        (["--numbers", "257"], "at most 256")])  # fmt: skip
+def test_represent_refuses_before_models_are_loaded(capsys, models, tmp_path, monkeypatch, more, word):
+    monkeypatch.setattr("fusion.commands.shared.load_ensemble", lambda *a, **k: pytest.fail("work was begun"))
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "represent", "--models", *models[:2], "--prompt", "a cat", "--out", tmp_path / "r.safetensors",
+                       *(part.format(tmp_path) for part in more))  # fmt: skip
+    assert code == 1 and word in err and not (tmp_path / "r.safetensors").exists()
+
+
 def test_represent_on_given_pictures_with_networks_of_their_own(capsys, models, tmp_path):
     folders = [folder_of(tmp_path / str(k), 6, k) for k in range(2)]
     code, said, _ = run(capsys, "represent", "--models", *models[:2], "--images", *folders, "--steps", 1, "--left-out-steps", 0,

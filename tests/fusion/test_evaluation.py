@@ -12,6 +12,7 @@ from PIL import Image
 
 from fusion.evaluation import Estimate, Recommendation, Report, Row, compare, weigh
 from fusion.evaluation.columns import remarks
+from fusion.evaluation.denoiser_features import through_autoencoder
 from fusion.evaluation.estimate import bootstrap_mean
 from fusion.evaluation.features import distance_of_means
 from fusion.evaluation.loss import held_out_gain, held_out_loss, image_losses
@@ -195,6 +196,18 @@ def test_what_samples_say_of_themselves_reaches_every_form_of_the_report(ensembl
     assert text in made.to_text() and text in made.to_html() and made.to_dict()["rows"][1]["notes"]["effective"] == text
     assert "Effective images (images): How many independent" in made.to_text() and made.to_dict()["rows"][1]["effective"] == 3
     assert "Effective images" not in compare(ensemble, ["uniform"], small.PROMPTS, [1], fit=fit, steps=1).to_text()
+
+
+def test_a_trained_method_that_repeats_fitted_images_is_left_out(ensemble, fit):
+    row = compare(ensemble, ["uniform"], "a cat", range(8), fit=fit, steps=1).rows[0]
+    fitted, held = (Target(tuple(small.pictures(8, seed)), ("a cat",) * 8) for seed in (5, 77))
+    seen = through_autoencoder(ensemble, fitted.images)  # as a network that learned them by heart would draw them
+    repeats = tuple(replace(sample, image=image) for sample, image in zip(row.samples, seen))
+    rows = [row, *(replace(row, method=name, title=name.title(), samples=repeats) for name in ("finetune", "mixture"))]
+    found, told = weigh(ensemble, rows, fit=replace(fit, target=fitted), pictures=held)
+    assert told.copying == ("finetune",) and told.method != "finetune" and "Left out for repeating images" in told.sentence
+    notes = {one.method: one.notes.get("copies", "") for one in found}
+    assert "repeats images" in notes["finetune"] and not notes["mixture"] and not notes["uniform"]  # weights cannot hold an image
 
 
 def test_a_family_of_near_copies_weighs_as_one(ensemble, fit, held_out):

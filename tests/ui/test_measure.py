@@ -112,6 +112,13 @@ def test_every_remark_of_the_shipped_evidence_is_there_in_japanese():
     assert len(notes) > 5 and not [note for note in notes if re.search("[a-z]{4,}", texts.translate("ja", note))]
 
 
+def test_a_training_that_found_nothing_is_said_in_japanese_after_its_time():
+    nothing = "Training kept none of its 100 steps: none was better on the 3 images held out to tell when to stop."
+    for more in ("", " The sources share a representation: x.", " Whether the models share a representation was never measured."):
+        said = texts.translate("ja", f"Preparing took 20 s here. {nothing}{more}")
+        assert "20 秒" in said and "100 ステップ" in said and not re.search("[a-z]{4,}", said) and ("共通の表現" in said) == bool(more)
+
+
 def test_digits():
     values = (1234.4, 12.34, 0.1234, 0.001234, 0.00001234, 0.0, -0.02, float("nan"))
     assert [measured.digits(v) for v in values] == ["1,234", "12.3", "0.123", "0.0012", "1.2e-05", "0", "-0.020", "–"]

@@ -278,6 +278,11 @@ def test_a_training_that_was_stopped_is_not_kept_for_the_whole(tmp_path, monkeyp
     assert len(bench.cell("finetune", 0)[0]) == 4
     course = bench.trained("finetune", fit).course
     assert course.steps == 4 and not course.stopped
+    (file := work / "x-finetune.trained").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="x-finetune.trained is damaged.*delete it"):
+        bench.trained("finetune", fit)
+    file.unlink()
+    assert bench.trained("finetune", fit).course.steps == 4 and file.is_file()
 
 
 def test_a_quick_run_writes_its_page_and_resumes(tmp_path):
@@ -289,6 +294,15 @@ def test_a_quick_run_writes_its_page_and_resumes(tmp_path):
     assert evidence.run(tmp_path / "out", tmp_path / "work", quick=True, methods=methods) == first
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
     assert set(methods) <= set(NAMES)
+
+
+def test_a_study_stopped_before_there_was_anything_leaves_what_is_there(tmp_path):
+    for study, name in ((evidence, "evidence.json"), (sample_size, "sample-size.json")):
+        (out := tmp_path / name).mkdir()
+        (out / name).write_text("kept")
+        study.run(out, tmp_path / f"{name}.work", quick=True, stop=lambda: True, methods=("single", "uniform"))
+        assert [file.name for file in out.iterdir()] == [name] and (out / name).read_text() == "kept"
+    assert (sample_size.SIZES, evidence.SEEDS) == ((4, 8, 16, 32, 64), 3)
 
 
 def test_a_quick_sample_size_curve(tmp_path):
