@@ -78,6 +78,7 @@ def test_drawn_targets_are_populations_and_repeat():
 def draw_of(number, truth, recommended, lead_low, oracle="mixture"):
     far = {"single": 0.4, "mixture": 0.2, "uniform": 0.3, "scorefusion": 0.25}
     return {"number": number, "kind": "mixture", "distance": far, "kid": far, "recommended": recommended, "ties": [], "decided": True,
+            "twice": {"recommended": "mixture", "ties": [], "decided": False, "oracle": "uniform"},
             "truth": truth, "as_near": [truth], "second": "uniform", "lead": 0.1, "lead_low": lead_low, "oracle": oracle}  # fmt: skip
 
 
@@ -89,6 +90,8 @@ def test_the_page_counts_what_was_right_apart_from_draws_that_the_rule_was_revis
     assert (found["clear"], rule["right"], rule["right_clear"]) == (2, 2, 1) and rule["regret"] == pytest.approx(0.2 / 3)
     assert found["rules"]["cautious"] == rule  # here every sentence was certain
     assert recommendation_report.named(fresh[0] | {"decided": False}, "cautious") == "single"
+    assert found["rules"]["twice"]["right_clear"] == 2 and found["rules"]["oracle twice"]["right"] == 0
+    assert found["decisions twice"]["decided"] == 0 and found["decisions twice"]["right_clear"] == 2
     assert found["rules"]["oracle"]["right"] == 3 and found["rules"]["scorefusion"]["right"] == 0
     counted = {"decided": 3, "true": 2, "draws": 3, "truth_among_ties": 2, "right_clear": 1, "sure_clear": 1}
     assert found["decisions"] == counted  # the single model is not the closest
