@@ -35,8 +35,9 @@ def distance_of_means(u: np.ndarray, v: np.ndarray, *, families: Sequence | None
     if min(kin.max() + 1, len(v)) < FEWEST:
         return Estimate(value, 0.0, np.inf)
     moved = resampled_means(u, kin, _drawn(rng, draws, kin)) - resampled_means(v, np.arange(len(v)), _drawn(rng, draws, np.arange(len(v))))
-    chance = (moved - moved.mean(0)) * _widened(min(kin.max() + 1, len(v)))  # (draws, F): what sampling both sets adds to the way
-    low, high = inverted_interval(value, lambda shares: np.linalg.norm(shares[:, None, None] * way + chance, axis=2))
+    chance = moved - moved.mean(0)  # (draws, F): what sampling both sets adds to the way between their populations
+    wide = chance * _widened(min(kin.max() + 1, len(v)))  # for the ends alone: the mean that is the floor needs no quantile
+    low, high = inverted_interval(value, lambda shares: np.linalg.norm(shares[:, None, None] * way + wide, axis=2))
     return Estimate(value, low, high, float(np.linalg.norm(chance, axis=1).mean()))
 
 

@@ -68,7 +68,7 @@ def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.n
     same = [row for row in compared[1:] if np.array_equal(readings[row.method], readings[compared[0].method])]  # such as weights by level
     others = [row for row in compared[1:] if row not in same]
     if not others:
-        return Recommendation(_nothing_to_compare(compared, seen) + _left_out(out, None, kind), **methods_out)
+        return Recommendation(nothing_to_compare(compared, seen) + _left_out(out, None, kind), **methods_out)
     best, level = compared[0], 1 - 0.05 / len(others)
     lead_of = _by_kernel if kind == "kid" else _by_means
     leads = {row.method: lead_of(row.method, best.method, readings, held_out, paired, level, descent) for row in others}
@@ -114,14 +114,14 @@ def _single(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) 
     )
 
 
-def _nothing_to_compare(compared, seen) -> str:
+def nothing_to_compare(compared, seen) -> str:
     """Why there is no choice: one method alone was measured, the others were left out, or all of them drew the same images."""
     if len(compared) > 1:
         names = ", ".join(row.title for row in compared)
         return ONLY.format(why=f"{names} drew the same images ({_cheapest(compared).title} costs least)")
-    if len(seen) > 1:
+    if len(seen) > len(compared):
         return ONLY.format(why=f"{compared[0].title} alone was not left out" if compared else "every method was left out")
-    return NONE
+    return ONLY.format(why=f"{compared[0].title} alone was measured") if compared else NONE
 
 
 def _left_out(out: Mapping[str, list], best, kind: str) -> str:

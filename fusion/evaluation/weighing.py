@@ -17,7 +17,7 @@ from fusion.evaluation.kid import kid
 from fusion.evaluation.loss import held_out_gain, held_out_loss
 from fusion.evaluation.own_loss import measured_on, own_losses
 from fusion.evaluation.population import is_countable, population_distance
-from fusion.evaluation.recommendation import NONE, ONLY, Recommendation, recommend
+from fusion.evaluation.recommendation import NONE, Recommendation, nothing_to_compare, recommend
 from fusion.methods import TRAINED
 from fusion.methods.barycenter import UNCORRECTED
 from fusion.methods.coordinates import Coordinates
@@ -61,13 +61,8 @@ def weigh(ensemble, rows: Sequence, *, fit=None, held_out: ResidualGram | None =
         descent = Descent({method: kin[method][: len(reading)] for method, reading in readings.items()})
         told = recommend(rows, readings, space.read(held_out), kind="features", paired=_paired([rows[p] for p in drawn]), descent=descent,
                          uncorrected=_uncorrected(rows))  # fmt: skip
-    return rows, told or Recommendation(_none([rows[place] for place in drawn]))
-
-
-def _none(rows: list) -> str:
-    """Why nothing is recommended: one method's samples were measured and there is no other's to compare them with, or none were."""
-    measured = any(row.kid is not None or row.features is not None for row in rows)
-    return ONLY.format(why=f"{rows[0].title} alone was measured") if measured and len(rows) == 1 else NONE
+    measured = [row for row in rows if row.kid is not None or row.features is not None]
+    return rows, told or Recommendation(nothing_to_compare(measured, measured) if len(measured) == 1 else NONE)
 
 
 def _company(row) -> dict:

@@ -167,6 +167,13 @@ def test_few_images_are_as_seldom_certain_as_many(count):
     assert claimed / 300 <= 0.09  # 0.05 where the distances are smooth; without Student's quantiles 0.16 at 8
 
 
+def test_the_floor_is_what_two_sets_of_one_population_measure_on_average():
+    rng = np.random.default_rng(6)
+    found = [distance_of_means(rng.normal(size=(5, 3)), rng.normal(size=(96, 3)), draws=200, seed=i) for i in range(300)]
+    measured = np.mean([one.value for one in found])
+    assert 0.8 * measured < np.mean([one.floor for one in found]) <= measured  # a bootstrap of five is too narrow, never too wide
+
+
 def test_differences_of_distances_are_signed_and_cover():
     rng, inside = np.random.default_rng(2), []
     for seed in range(100):
