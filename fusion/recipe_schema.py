@@ -10,6 +10,7 @@ import numpy as np
 
 from fusion.methods import METHODS, TRAINED
 from fusion.methods.plan import MAX_BATCH, MAX_GUIDANCE, MAX_STEPS, SIDES
+from models.file_kinds import FIRST, kind
 
 VERSION = 1
 MAX_BYTES = 1_000_000
@@ -82,6 +83,9 @@ def parse(text: str | bytes) -> dict:
     except RecipeError:
         raise
     except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, or nested thousands deep
+        told = kind(text.encode() if isinstance(text, str) else bytes(text[:FIRST]), len(text)) or ""
+        if "in place of the file" in told:  # a download that brought something else
+            raise RecipeError(f"this is not a recipe: it {told}") from None
         where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
         raise RecipeError(f"this is not a recipe: it is no valid JSON{where}. Save the recipe again, or undo the last edit") from None
     check(content)

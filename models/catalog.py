@@ -18,7 +18,8 @@ import yaml
 from .card import REPOSITORY, ROOTS, ModelCard, allowed, hub_file, is_hub_id, local_path, located, split_commit
 from .errors import ModelError
 from .families import family_of
-from .integrity import ADAPTER, folder_hashes, full_header, read_json, refuse_pickles
+from .file_kinds import refuse_other
+from .integrity import ADAPTER, folder_hashes, full_header, index_of, refuse_pickles
 from .parts import parts_of
 
 __all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id", "typed_card", "typed_id"]
@@ -109,11 +110,12 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
             family, revision = hub_family(source, revision, prediction)
     else:
         place = _allowed(source)
+        refuse_other(place)
         refuse_pickles(place, place.name)
         if place.is_file():
             found = detect(full_header(place, place.name), place.name, family=family, prediction=prediction).family.name
         else:
-            index = read_json(place / "model_index.json", place.name)
+            index = index_of(place, place.name)
             found = family_of(str(index.get("_class_name"))).name
             refuse_pickles(place, place.name, parts_of(index))
         if family not in (None, found):
@@ -185,6 +187,7 @@ def beside(typed: str | None) -> str | None:
     if typed is None or is_hub_id(split_commit(typed)[0]) or hub_file(typed):
         return typed
     path = _allowed(typed)
+    refuse_other(path)
     refuse_pickles(path, path.name)
     return str(path)
 

@@ -12,8 +12,9 @@ import yaml
 
 from .errors import ModelError
 from .families import FAMILIES, Family, family_of
-from .headers import Header
+from .headers import Header, Tensor
 from .noise import PREDICTIONS
+from .relatives import UPSCALER, tensor_words
 
 NETWORK = "model.diffusion_model."
 # schedules and counters of training, which the scheduler knows and the networks do not need
@@ -139,6 +140,8 @@ def _refuse_others(header: Header, name: str, prefix: str) -> None:
     """Relatives of the models we fuse, recognisable but different."""
     keys = header.tensors
     inputs = next((keys[prefix + key].shape[1] for key in ("input_blocks.0.0.weight",) if prefix + key in keys), 4)
+    if inputs == 7:
+        raise ModelError(f"{name} {UPSCALER}")
     if inputs != 4:
         raise ModelError(f"{name} takes {inputs} channels for a latent of 4: inpainting and editing models do not fuse")
     if prefix + "double_blocks.0.img_attn.norm.key_norm.scale" in keys and keys[prefix + "img_in.weight"].shape[1] in (128, 384):
@@ -154,18 +157,11 @@ def _refuse_others(header: Header, name: str, prefix: str) -> None:
         raise ModelError(f"{name} is quantised ({quantised}), which cannot be read here: use the copy in bf16, fp16 or plain fp8")
 
 
-def _what_else(keys: Mapping[str, object]) -> str:
+def _what_else(keys: Mapping[str, Tensor]) -> str:
     """What a file is that holds no model: with what to do about it."""
+    if words := tensor_words({key: tensor.shape for key, tensor in keys.items()}):
+        return words
     first = next(iter(keys), "nothing")
-    for sign, words in ((".lora_", "is a LoRA: put it on its base, as BASE+LORA"), (".lokr_", "is an adapter of another kind than LoRA"),
-                        (".hada_", "is an adapter of another kind than LoRA"),
-                        ("control_model.", "is a ControlNet, which is no model alone"),
-                        ("down_blocks.", "is a network in the layout of diffusers: use the whole folder that it belongs to"),
-                        ("transformer_blocks.", "is a network in the layout of diffusers: use the whole folder that it belongs to"),
-                        ("emb_params", "is a textual inversion, which is no model alone"), ("decoder.conv_in", "is an autoencoder alone"),
-                        ("text_model.", "is a text encoder alone"), ("encoder.block.0", "is a text encoder alone")):  # fmt: skip
-        if any(sign in key for key in keys):
-            return words
     titles = ", ".join(layout["title"] for layout in layouts().values())
     return f"is no checkpoint of a model known here (its first tensor is {first}): known are {titles}"
 

@@ -17,9 +17,10 @@ from .errors import ModelError
 from .families import FAMILIES, family_of
 from .headers import Header
 from .hub import Listing, listing, refuse_unreadable, remote_header
-from .integrity import full_header, read_json, weight_files
+from .integrity import full_header, index_of, read_json, weight_files
 from .model_cards import UNSTATED, front_matter, licence_of, read_card_text, trigger_words
 from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
+from .relatives import folder_words
 from .sources import one_adapter
 
 SCHEDULE = "scheduler/scheduler_config.json"
@@ -112,8 +113,7 @@ def _repository(source: str, revision: str | None, prediction: str | None) -> De
     empty = Details(source, "", None, None, "", (), held.commit, notes=notes, **_said(held))
     weights = {path: size for path, size in held.files.items() if path.endswith(".safetensors")}
     if "model_index.json" not in held.files:
-        cure = f"name one of its files, as {source}/{min(weights)}" if weights else "choose a diffusers version of it"
-        return replace(empty, problems=(f"it is no diffusers model (no model_index.json): {cure}",))
+        return replace(empty, problems=(f"it {folder_words(source, held.files)}",))
     try:
         index = held.small("model_index.json")
         family, names = family_of(str(index.get("_class_name"))), [*parts_of(index)]
@@ -162,7 +162,7 @@ def _here(source: str, family: str | None, prediction: str | None, components: s
         file = detect(full_header(place, card.title), place.name, family=family, prediction=prediction)
         return _single(source, file, components, Part("", 0, 0, place.name))
     text = read_card_text(place / "README.md")
-    about, parts, index = front_matter(text), [], read_json(place / "model_index.json", card.title)
+    about, parts, index = front_matter(text), [], index_of(place, card.title)
     variant = variant_in(place, parts_of(index), card.title)
     for name in parts_of(index):
         files = [place / name / file for file in weights_among(files_of(place / name), variant)]

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import ModelError
+from .relatives import pipeline_words
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def family_of(pipeline_class: str) -> Family:
     for family in FAMILIES.values():
         if pipeline_class in family.pipelines:
             return family
+    if words := pipeline_words(pipeline_class):
+        raise ModelError(f"'{pipeline_class}' {words}")
     known = ", ".join(name for family in FAMILIES.values() for name in family.pipelines)
     raise ModelError(f"'{pipeline_class}' is not a pipeline we can fuse: use one of {known}")
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import ModelError
+from .file_kinds import FIRST, kind
 
 MAX_HEADER = 25_000_000  # bytes; what the hub's own client accepts, too. The largest public ones have about 1 MB
 MAX_TENSORS = 100_000
@@ -55,10 +56,14 @@ class Header:
 
 
 def header_length(start: bytes, size: int, file: str) -> int:
-    """Length of the header from the first 8 bytes of a file of `size` bytes. Raises ModelError when it cannot be one."""
+    """Length of the header from the first bytes of a file of `size` bytes. Raises ModelError, saying what it is, when it cannot be one."""
     length = int.from_bytes(start[:PREFIX], "little")
-    if len(start) < PREFIX or not 2 <= length <= size - PREFIX:
-        raise ModelError(f"{file} is damaged (it has {size} bytes and states a header of {length}): download the model again")
+    possible = len(start) >= PREFIX and 2 <= length <= size - PREFIX
+    if not (possible and length <= MAX_HEADER) and (words := kind(start, size)):
+        raise ModelError(f"{file} {words}")
+    if not possible:
+        short = ", so its download broke off" if start[PREFIX : PREFIX + 1] == b"{" and 2 <= length <= MAX_HEADER else ""
+        raise ModelError(f"{file} is damaged (it has {size} bytes and states a header of {length}{short}): download the model again")
     if length > MAX_HEADER:
         much = f"{length / 1e6:.0f} MB, and no model needs more than {MAX_HEADER / 1e6:.0f} MB"
         raise ModelError(f"{file} has a header of {much}: do not use it")
@@ -104,6 +109,9 @@ def _refuse_gaps(places: list[tuple[int, int]], size: int, file: str) -> None:
         if start != at:
             raise ModelError(f"{file} is damaged (its tensors overlap or leave gaps at byte {min(start, at)}): download the model again")
         at = end
+    if at > size:
+        raise ModelError(f"{file} is damaged (its tensors need {at} bytes and it holds {size}, so its download broke off): "
+                         "download the model again")  # fmt: skip
     if at != size:
         raise ModelError(f"{file} is damaged (its tensors need {at} bytes and it holds {size}): download the model again")
 
@@ -113,7 +121,8 @@ def read(path: Path) -> Header:
     try:
         with open(path, "rb") as file:
             size = path.stat().st_size
-            length = header_length(file.read(PREFIX), size, path.name)
+            length = header_length(file.read(FIRST), size, path.name)
+            file.seek(PREFIX)
             return parse(file.read(length), size, path.name)
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read ({error.strerror}): check the path and its permissions") from error

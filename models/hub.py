@@ -147,7 +147,7 @@ def remote_header(source: str, file: str, revision: str | None) -> Header:
         return headers.read(Path(cached))
     with explained(source, revision):
         start, size = _first(source, file, revision, FIRST)
-        length = headers.header_length(start[: headers.PREFIX], size, file)
+        length = headers.header_length(start, size, file)
         if headers.PREFIX + length > len(start):
             start, _ = _first(source, file, revision, headers.PREFIX + length)
     return headers.parse(start[headers.PREFIX : headers.PREFIX + length], size, file)

@@ -11,7 +11,7 @@ from .catalog import ModelCard
 from .checkpoint import Checkpoint, checked_prediction
 from .errors import ModelError
 from .families import Family, family_of
-from .integrity import Readers, header, ignored_pickles, read_json, readers, refuse_pickles
+from .integrity import Readers, header, ignored_pickles, index_of, read_json, readers, refuse_pickles, refuse_pointers
 from .lora import read_lora
 from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
 from .pieces import COMPANION, Piece
@@ -105,7 +105,7 @@ def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description
     name = card.title
     if not folder.is_dir():
         raise ModelError(f"'{name}': there is no folder {folder}: check the path, or fetch the model first")
-    index = read_json(folder / "model_index.json", name)
+    index = index_of(folder, name)
     family = family_of(str(index.get("_class_name")))
     if family.name != card.family:
         raise ModelError(f"'{name}' is {family.title}, but its card says {card.family}: correct the family to {family.name}")
@@ -141,6 +141,7 @@ def _refuse_broken(model: Description) -> None:
 def check_files(model: Description) -> None:
     """Refuse missing, pickled-only and damaged weights of a complete local folder, from headers alone."""
     for part, (_, cls) in model.parts.items():
+        refuse_pointers(model.place(part), model.name)
         if model.place(part) is None or part == "scheduler" or "Tokenizer" in cls or "Processor" in cls or "Extractor" in cls:
             continue
         files = model.weights(part)

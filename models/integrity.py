@@ -13,10 +13,12 @@ from safetensors import safe_open
 
 from . import headers
 from .errors import ModelError
+from .file_kinds import FIRST, PICKLES, POINTER, kind_of
 from .headers import Header
+from .relatives import folder_words
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HASHED = (".safetensors", ".json", ".txt", ".model")  # everything that decides what a model does
+SHOWN = (".safetensors", ".json", ".onnx", ".gguf", ".engine", ".plan", ".msgpack", ".mlmodel", ".xml")  # what tells what a folder is
 Readers = Mapping[str, Callable[[], torch.Tensor]]
 ADAPTER = "adapter:"  # prefix of an adapter's files in a card's hashes
 
@@ -65,6 +67,13 @@ def ignored_pickles(folder: Path) -> tuple[str, ...]:
     return (f"pickled files lie beside its safetensors weights and are never read ({found[0]}{more})",) if found else ()
 
 
+def refuse_pointers(folder: Path | None, name: str) -> None:
+    """Raise ModelError where a file of a part is a Git LFS pointer, as in clones made without LFS: tokenizers have no header that tells."""
+    for path in weight_files(folder, *HASHED) if folder is not None and folder.exists() else []:
+        if path.stat().st_size < FIRST and path.read_bytes().startswith(POINTER):
+            raise ModelError(f"'{name}': {path.parent.name}/{path.name} {kind_of(path)}")
+
+
 def verify_hashes(folder: Path, hashes: Mapping[str, str], name: str) -> None:
     """Check every file below `folder` against `{path: sha256}`: all must match and none may be missing or unlisted. Empty: no check."""
     if not hashes:
@@ -86,10 +95,25 @@ def read_json(path: Path, name: str) -> dict:
     except FileNotFoundError:
         raise ModelError(f"'{name}' lacks {path.parent.name}/{path.name}: it is not a complete diffusers folder") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        words = kind_of(path)
+        if words and "JSON" not in words and not words.startswith("is a text ("):
+            raise ModelError(f"'{name}': {path.name} {words}") from error
         raise ModelError(f"'{name}': {path.name} cannot be read ({error}): download the model again") from error
     if not isinstance(data, dict):
         raise ModelError(f"'{name}': {path.name} is not a JSON object: download the model again")
     return data
+
+
+def index_of(folder: Path, name: str) -> dict:
+    """The model_index.json of a diffusers folder. Raises ModelError, saying what the folder is, where there is none."""
+    if (folder / "model_index.json").is_file() or not folder.is_dir():
+        return read_json(folder / "model_index.json", name)
+    config = read_json(folder / "config.json", name) if (folder / "config.json").is_file() else {}
+    near = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix.lower() in SHOWN)
+    names = [path.relative_to(folder).as_posix() for path in near]
+    if not names:
+        return read_json(folder / "model_index.json", name)
+    raise ModelError(f"'{name}' {folder_words(name, names, config)}")
 
 
 def header(path: Path, name: str) -> dict[str, tuple[int, ...]]:

@@ -10,10 +10,12 @@ from .card import COMMIT, ModelCard, hub_file, is_hub_id, local_path
 from .checkpoint import detect
 from .errors import ModelError, Unreached
 from .families import family_of
+from .file_kinds import refuse_other
 from .headers import Header
 from .hub import cached_commits, explained, listing, refuse_unreadable, remote_header
 from .integrity import full_header, read_json, refuse_pickles, weight_files
 from .parts import LEFT_OUT, left_out, parts_of, variant_in
+from .relatives import folder_words
 
 SMALL = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "vae/diffusion_pytorch_model.safetensors"]
 UNUSED = [f"{part}/*" for part in LEFT_OUT]
@@ -62,9 +64,7 @@ def hub_family(source: str, revision: str | None = None, prediction: str | None 
 
 def _no_index(source: str, commit: str) -> str:
     """What to say of a repository that is no diffusers model."""
-    held = [path for path in listing(source, commit).files if path.endswith(".safetensors")]
-    cure = f"name one of its files, as {source}/{held[0]}" if held else "choose a diffusers version of it"
-    return f"'{source}' is not a diffusers model (no model_index.json): {cure}"
+    return f"'{source}' {folder_words(source, listing(source, commit).files)}"
 
 
 def pinned(card: ModelCard) -> tuple[ModelCard, tuple[str, ...]]:
@@ -214,6 +214,7 @@ def adapter_file(card: ModelCard) -> Path | None:
     elif not path.exists():
         raise ModelError(f"'{card.title}': there is no adapter {card.adapter}: check the path")
     else:
+        refuse_other(path)
         refuse_pickles(path, card.title)
     found = [path / wanted] if wanted else weight_files(path, ".safetensors")
     return one_adapter(found, card.adapter)

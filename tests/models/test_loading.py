@@ -219,7 +219,7 @@ def test_own_code_is_refused(broken, no_weights_read):
         load(card)
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x00" * 64, b"PK\x03\x04 a zip", None])
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 64, b"xy" * 4, None])
 def test_damaged_safetensors(broken, damage, no_weights_read):
     card = broken()
     file = Path(card.source) / NETWORK

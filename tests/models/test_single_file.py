@@ -337,7 +337,7 @@ KINDS = {
 OTHERS = {
     "is a LoRA: put it on its base": {"lora_unet_x.lora_down.weight": torch.ones(2, 2)},
     "is a ControlNet": {"control_model.time_embed.0.weight": torch.ones(2, 2)},
-    "layout of diffusers: use the whole folder": {"down_blocks.0.resnets.0.conv1.weight": torch.ones(2, 2)},
+    "is the network of a model alone: name the whole folder": {"down_blocks.0.resnets.0.conv1.weight": torch.ones(2, 2)},
     "is an autoencoder alone": {"decoder.conv_in.weight": torch.ones(2, 2)},
     "is a text encoder alone": {"text_model.encoder.layers.0.mlp.fc1.weight": torch.ones(2, 2)},
     "is a textual inversion": {"emb_params": torch.ones(2, 2)},

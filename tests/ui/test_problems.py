@@ -11,14 +11,20 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fusion.methods import METHODS, SamplingPlan
+from fusion.recipe import Recipe
 from fusion.ui import texts
+from models import relatives
 from models.catalog import card_for
 from models.families import FAMILIES, check_size
+from models.file_kinds import refuse_other
+from models.integrity import full_header
 from models.loading import load_ensemble
+from models.relatives import folder_words
 from tests import tiny
 from tests.conftest import tiny_card
 from tests.fusion import small
 from tests.models.checker import with_checker
+from tests.models.test_file_kinds import KINDS
 
 
 def said(action) -> str:
@@ -55,6 +61,30 @@ def folders(tmp_path_factory):
 def test_models_that_cannot_be_named():
     for typed in ("/etc", "no/such/folder/here", "\0"):
         assert japanese(said(lambda typed=typed: card_for(typed))), typed
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_that_are_no_model(tmp_path, name):
+    (tmp_path / "x.safetensors").write_bytes(KINDS[name][0])
+    for sentence in (said(lambda: refuse_other(tmp_path / "x.safetensors")), said(lambda: full_header(tmp_path / "x.safetensors", "y"))):
+        known = ("NumPy", "Keras", "TensorRT", "TensorFlow", "OpenVINO", "PyTorch", "TensorFlow Lite", "git annex get", "annex")
+        assert japanese(sentence, "x.safetensors", *known), sentence
+
+
+def test_recipes_that_a_download_replaced(tmp_path):
+    for name in ("html", "pointer", "annex", "bucket"):
+        (tmp_path / "x.json").write_bytes(KINDS[name][0])
+        assert japanese(said(lambda: Recipe.load(tmp_path / "x.json")))
+
+
+def test_weights_and_folders_that_are_no_model(tmp_path):
+    parts = {name: value for name, value in vars(relatives).items() if name.isupper() and isinstance(value, str)}
+    told = {*parts.values(), *(words for _, words in relatives._PIPELINES), *(words for _, words in relatives._TENSORS)}
+    told |= {folder_words("x", names) for names in (["a.safetensors"], ["q.gguf"], ["b/model_index.json"], ["a.json"], ["a.plan"])}
+    for words in told:
+        for sentence in (f"x {words}", f"'x' {words}"):
+            known = ("Adapter", "AnimateDiff", "ControlNet", "ADAPTER", "textual inversion", "components", "OpenVINO", "TensorRT", "latent")
+            assert japanese(texts.translate("ja", sentence), *known, "consistency model"), sentence
 
 
 def test_models_that_cannot_be_loaded_or_fused(folders, tmp_path):
