@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import pieces as single
 from .errors import ModelError
 from .inspection import Description
+from .integrity import refuse_not_finite
 
 SIDE = 256  # pixels of the test picture
 LATENT = 0.05  # of the latents' own size: noise of the last steps of sampling is as large
@@ -43,6 +44,8 @@ class Gap:
 def apart(first: Description, other: Description) -> Gap:
     """The distance of two models' autoencoders, which must be here: seconds, on the CPU. Raises ModelError when one cannot be run."""
     one, two = (_autoencoder(model) for model in (first, other))
+    for model, vae in ((first, one), (other, two)):
+        refuse_not_finite(vae, model.name, "vae")
     picture = example()
     mine, theirs = (vae.encode(picture).latent_dist.mode() for vae in (one, two))
     shown, theirs_shown = (vae.decode(mine, return_dict=False)[0].clamp(-1, 1) for vae in (one, two))

@@ -13,8 +13,9 @@ import yaml
 from .errors import ModelError
 from .families import FAMILIES, Family, family_of
 from .headers import Header, Tensor
+from .modern import network_layout
 from .noise import PREDICTIONS
-from .relatives import UPSCALER, tensor_words
+from .relatives import CONTROL, UPSCALER, tensor_words
 
 NETWORK = "model.diffusion_model."
 # schedules and counters of training, which the scheduler knows and the networks do not need
@@ -39,6 +40,7 @@ class Checkpoint:
     zero_snr: bool = False
     spare: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    modern: bool = False  # whether the network's weights have the names of diffusers, not the original ones
 
     @property
     def title(self) -> str:
@@ -56,6 +58,10 @@ class Checkpoint:
     def parts(self) -> Mapping[str, dict]:
         """What the layout says of every part of the pipeline."""
         return layouts()[self.layout]["parts"]
+
+    def names(self, part: str) -> str:
+        """How the tensors of a part that has weights are called (`models.checkpoint_names`)."""
+        return "diffusers" if self.modern and part == self.family.slot else self.parts[part]["names"]
 
     def shapes(self, part: str) -> dict[str, tuple[int, ...]]:
         """`{original name without prefix: shape}` of a part the file holds."""
@@ -94,7 +100,10 @@ def detect(header: Header, name: str, *, family: str | None = None, prediction: 
     keys = header.tensors
     prefix = NETWORK if any(key.startswith(NETWORK) for key in keys) else ""
     _refuse_others(header, name, prefix)
-    layout = _layout(header, prefix)
+    layout, modern = _layout(header, prefix), None
+    if layout is None:
+        layout, modern = network_layout(header.shapes, name)
+        prefix = prefix if modern is None else modern
     if layout is None:
         raise ModelError(f"{name} {_what_else(keys)}")
     found = family_of(layouts()[layout]["pipeline"]).name
@@ -114,7 +123,7 @@ def detect(header: Header, name: str, *, family: str | None = None, prediction: 
     if spare:
         notes.append(f"{name} holds {len(spare)} tensors that no part of {layouts()[layout]['title']} uses ({', '.join(spare[:3])}"
                      f"{' ...' if len(spare) > 3 else ''})")  # fmt: skip
-    return Checkpoint(name, header, layout, held, known, how, stated, "ztsnr" in keys, spare, tuple(notes))
+    return Checkpoint(name, header, layout, held, known, how, stated, "ztsnr" in keys, spare, tuple(notes), modern is not None)
 
 
 def _layout(header: Header, prefix: str) -> str | None:
@@ -126,7 +135,7 @@ def _layout(header: Header, prefix: str) -> str | None:
         if prefix + "joint_blocks.0.x_block.attn2.qkv.weight" in keys:
             return "sd35-medium"
         return "sd35-large" if prefix + "joint_blocks.0.x_block.attn.ln_q.weight" in keys else "sd3"
-    if prefix and prefix + "input_blocks.0.0.weight" in keys:
+    if prefix + "input_blocks.0.0.weight" in keys:
         if prefix + "label_emb.0.0.weight" in keys:
             return "sdxl"
         width = next((keys[key].shape[-1] for key in keys if key.startswith(prefix) and key.endswith("attn2.to_k.weight")), 0)
@@ -139,6 +148,8 @@ def _layout(header: Header, prefix: str) -> str | None:
 def _refuse_others(header: Header, name: str, prefix: str) -> None:
     """Relatives of the models we fuse, recognisable but different."""
     keys = header.tensors
+    if any(key.startswith(("input_hint_block.", "zero_convs.")) for key in keys):
+        raise ModelError(f"{name} {CONTROL}")
     inputs = next((keys[prefix + key].shape[1] for key in ("input_blocks.0.0.weight",) if prefix + key in keys), 4)
     if inputs == 7:
         raise ModelError(f"{name} {UPSCALER}")

@@ -35,12 +35,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def sources(kind: str, shapes: Shapes, config: Mapping) -> dict[str, Source]:
     """`{parameter: Source}` of a part. kind: `names` of models/layouts.yaml; shapes: of its parameters and kept buffers."""
-    named = {"unet": _unet, "sd3": _sd3, "flux": _flux, "vae": _vae, "clip": _clip, "open_clip": _open_clip, "t5": _same}
+    named = {"unet": _unet, "sd3": _sd3, "flux": _flux, "vae": _vae, "clip": _clip, "open_clip": _open_clip}
+    named |= {"t5": _same, "diffusers": _same}
     return named[kind](shapes, config)
 
 
 def _same(shapes: Shapes, config: Mapping) -> dict[str, Source]:
-    """T5: the original names; its embedding is stored once."""
+    """T5, and networks as diffusers saves them: the same names; T5's embedding is stored once."""
     return {name: Source("shared.weight" if name == "encoder.embed_tokens.weight" else name) for name in shapes}
 
 

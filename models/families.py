@@ -102,13 +102,18 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
+def usual_cells(family: Family) -> int:
+    """Side of the latents where a configuration does not say."""
+    return 64 if family.name == "sd" else 128
+
+
 def pixel_size(pipeline: object, family: Family) -> tuple[int, int]:
     """`(height, width)` in pixels of the image that the pipeline makes by default."""
     if family.name == "ddpm":
         return _pair(pipeline.unet.config.sample_size)
     if family.packed:
         return (pipeline.default_sample_size * pipeline.vae_scale_factor,) * 2
-    height, width = _pair(getattr(pipeline, family.slot).config.sample_size)
+    height, width = _pair(getattr(pipeline, family.slot).config.sample_size or usual_cells(family))
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
 
 

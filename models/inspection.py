@@ -9,8 +9,9 @@ from pathlib import Path
 from . import pieces as single
 from .catalog import ModelCard
 from .checkpoint import Checkpoint, checked_prediction
+from .defaults import completed
 from .errors import ModelError
-from .families import Family, family_of
+from .families import Family, family_of, usual_cells
 from .integrity import Readers, header, ignored_pickles, index_of, read_json, readers, refuse_pickles, refuse_pointers
 from .lora import read_lora
 from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
@@ -47,6 +48,16 @@ class Description:
     @property
     def name(self) -> str:
         return self.card.title
+
+    @property
+    def own_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels of the pictures that it makes by default; None where its pipeline decides, as Flux's."""
+        cells = self.network.get("sample_size") or (None if self.family.packed else usual_cells(self.family))
+        if cells is None:
+            return None
+        factor = 2 ** (len(self.autoencoder.get("block_out_channels") or (1,)) - 1)
+        height, width = (cells, cells) if isinstance(cells, int) else cells
+        return height * factor, width * factor
 
     @property
     def key(self) -> tuple:
@@ -91,10 +102,12 @@ def describe_file(card: ModelCard, checkpoint: Checkpoint, file: Path | None, co
         raise ModelError(f"'{card.title}' is {checkpoint.family.title}, but its card says {card.family}: "
                          f"correct the family to {checkpoint.family.name}")  # fmt: skip
     pieces, warnings = single.resolve(checkpoint, companion, card.title)
-    scheduler = dict(pieces["scheduler"].config) | ({"prediction_type": checkpoint.prediction} if checkpoint.prediction else {})
+    said = {"prediction_type": checkpoint.prediction} if checkpoint.prediction else {}
+    scheduler = {**completed(pieces["scheduler"].config, pieces["scheduler"].name), **said}
     description = Description(
         card, companion, adapter, checkpoint.family, checkpoint.pipeline, {part: [p.library, p.name] for part, p in pieces.items()},
-        pieces[checkpoint.family.slot].config, pieces["vae"].config, scheduler, checkpoint, file, pieces, warnings,
+        completed(pieces[checkpoint.family.slot].config, checkpoint.family.networks[0]),
+        completed(pieces["vae"].config, pieces["vae"].name), scheduler, checkpoint, file, pieces, warnings,
     )  # fmt: skip
     _refuse_broken(description)
     return description
@@ -117,11 +130,15 @@ def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description
     if parts.get(family.slot, [None, None])[1] not in family.networks:
         raise ModelError(f"'{name}' needs a {family.networks[0]} in {family.slot}/, its model_index.json says {parts.get(family.slot)}")
     refuse_pickles(folder, name, parts)
-    config = lambda part, file: read_json(folder / part / file, name) if part in parts else {}  # noqa: E731
+
+    def config(part: str, file: str, cls: str | None = None) -> Mapping:
+        return completed(read_json(folder / part / file, name), cls or parts[part][1]) if part in parts else {}
+
     scheduler = config("scheduler", "scheduler_config.json")
     if card.prediction is not None:
         scheduler = {**scheduler, "prediction_type": checked_prediction(card.prediction, family.name)}
-    description = Description(card, folder, adapter, family, str(index["_class_name"]), parts, config(family.slot, "config.json"),
+    description = Description(card, folder, adapter, family, str(index["_class_name"]), parts,
+                              config(family.slot, "config.json", family.networks[0]),
                               config("vae", "config.json"), scheduler,
                               warnings=(*((UNFILTERED,) if has_checker(index) else ()), *ignored_pickles(folder)))  # fmt: skip
     _refuse_broken(description)

@@ -155,8 +155,20 @@ def same_tensors(first: Readers, second: Readers, tolerance: float = 2e-3) -> bo
     return True
 
 
+def refuse_strange_numbers(weights: Readers, name: str, part: str) -> None:
+    """`refuse_not_finite` for weights that are not loaded yet, one at a time."""
+    for key in sorted(weights):
+        _refuse_value(weights[key](), name, part, key)
+
+
 def refuse_not_finite(module: torch.nn.Module, name: str, part: str) -> None:
     """Raise ModelError when a weight is NaN or infinite: every image would be black."""
     for key, value in module.state_dict().items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ModelError(f"'{name}': weight {key} of its {part} is not a number: the file was saved broken, choose another copy")
+        _refuse_value(value, name, part, key)
+
+
+def _refuse_value(value: torch.Tensor, name: str, part: str, key: str) -> None:
+    if not value.is_floating_point():
+        return
+    if not bool(torch.isfinite(value.float() if value.element_size() == 1 else value).all()):
+        raise ModelError(f"'{name}': weight {key} of its {part} is not a number: the file was saved broken, choose another copy")

@@ -17,7 +17,7 @@ from .adapters import add_adapter
 from .card import ModelCard, local_path
 from .checkpoint import detect
 from .ensemble import Ensemble, Member, Switch
-from .errors import ModelError
+from .errors import ModelError, SizesDiffer
 from .families import check_size, pixel_size
 from .fusable import fusable, refuse_families, same_part
 from .inspection import Description, check_adapter, check_files, describe, describe_file
@@ -36,12 +36,13 @@ Progress = Callable[[int, int, str], None]
 
 def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: str | torch.dtype = "auto", lora: str = "auto",
                   size: tuple[int, int] | None = None, memory: MemoryPlan | Sequence[str] = (), compile: bool = False,
-                  progress: Progress | None = None) -> Ensemble:  # fmt: skip
+                  meeting: tuple[int | None, int | None] | None = None, progress: Progress | None = None) -> Ensemble:  # fmt: skip
     """Load members that share one latent space.
 
     device: `auto` (CUDA, then Apple's, then CPU) or a torch device. dtype: `auto` (float32 on a CPU, else half precision) or a torch one.
     lora: `switch` (all adapters on one network, one active at a time), `merge` (a copy each, faster), `auto` (merge when copies fit in
     half of the free memory). size: (height, width) in pixels at which images are encoded and fitted; None: the models' own.
+    meeting: the size for models whose own sizes differ, a side that is None as the first model has it; None: they are refused.
     memory: a plan, or words of `placement.WORDS` that fix parts of the one that is chosen; `Ensemble.plan` holds it. compile: compile the
     networks (torch.compile: slow first calls, faster later ones; adapters are merged then). progress(done, total, message).
     Raises ModelError, before anything long, for members that cannot be fused.
@@ -62,7 +63,14 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     for i, card in enumerate(cards):
         tell(i, steps, f"Looking at {card.title}")
         models.append(look(card))
-    models = [_complete(model) for model in fusable(models, size)]
+    try:
+        models = fusable(models, size)
+    except SizesDiffer as differ:
+        if meeting is None:
+            raise
+        size = (meeting[0] or differ.size[0], meeting[1] or differ.size[1])
+        models = fusable(models, size)
+    models = [_complete(model) for model in models]
     models = fusable(models, size)  # again, with the autoencoders of single files that were on the hub
     if isinstance(memory, MemoryPlan):
         plan = replace(memory, adapters="merge" if compile else memory.adapters if lora == "auto" else lora)

@@ -126,7 +126,7 @@ def _more(wrong: list[str]) -> str:
 def misfits(file: Checkpoint, part: str, piece: Piece) -> list[str]:
     """Why the file's tensors are not the weights of this part, one phrase each, from shapes alone; empty when they are, all of them."""
     wanted = wanted_shapes(piece.library, piece.name, _frozen(piece.config))
-    kind, held = file.parts[part]["names"], file.shapes(part)
+    kind, held = file.names(part), file.shapes(part)
     named = sources(kind, wanted, piece.config)
     wrong = []
     for name, source in named.items():
@@ -164,7 +164,7 @@ def tensors(file: Checkpoint, path: Path, part: str, piece: Piece, keep: tuple[s
     wanted = wanted_shapes(piece.library, piece.name, _frozen(piece.config))
     keys, found = file.keys(part), {}
     with safe_open(path, framework="pt") as opened:
-        for name, source in sources(file.parts[part]["names"], wanted, piece.config).items():
+        for name, source in sources(file.names(part), wanted, piece.config).items():
             if name.startswith(keep):
                 found[name] = _taken(opened, source, keys, wanted[name])
     return found

@@ -51,7 +51,7 @@ def run(args, *, progress, stop):
     pictures, captions, *others = _split(args)  # before models, which may have to be fetched
     held, plan = Target([picture.image for picture in others[0]], others[1]), _plan(args, others[1])
     check_levels(args)
-    ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
+    ensemble = ensemble_of(args.models, args.device, progress, meeting=options.size(args), **options.held(args))
     other = sorted(set(plan.prompts) - set(others[1]))
     if other and any(others[1]):
         say(f"No held-out picture has the caption {other[0]!r}: figures then compare pictures of other contents as well")

@@ -60,7 +60,8 @@ def run(args, *, progress, stop):
     cards = recipe.cards(catalog, {model["id"]: card for model, card in zip(recipe.models, typed)})
     weights = weights_for(len(recipe.models), _weights(args, recipe, method), levels=True)
     options.folder(args.out)
-    ensemble = remarked(load_ensemble(cards, device=args.device, lora="switch", progress=progress, **options.held(args)))
+    more = {"meeting": options.size(args, recipe), **options.held(args)}
+    ensemble = remarked(load_ensemble(cards, device=args.device, lora="switch", progress=progress, **more))
     prompts = args.prompt or list(dict.fromkeys(recipe.prompts))
     say(f"{args.trajectories} trajectories of {int((np.atleast_2d(getattr(weights, 'values', weights)) > 0).any(0).sum())} models, "
         f"then {args.train_steps} training steps")  # fmt: skip

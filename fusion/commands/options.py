@@ -138,6 +138,12 @@ def held(args) -> dict:
     return {"memory": tuple(args.memory), "compile": getattr(args, "compile", False)}
 
 
+def size(args, recipe=None) -> tuple[int | None, int | None]:
+    """(height, width) that was typed, else the recipe's: where models whose own sizes differ meet."""
+    height, width = (getattr(args, side, None) or getattr(recipe, side, None) for side in ("height", "width"))
+    return height, width
+
+
 def shared(command: ArgumentParser) -> None:
     """What every command that runs models understands."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")

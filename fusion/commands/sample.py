@@ -137,7 +137,8 @@ def _ensemble(args, recipe, progress):
     from models.loading import load_ensemble
 
     if recipe is None:
-        return ensemble_of(args.models, args.device, progress, **options.held(args))
+        return ensemble_of(args.models, args.device, progress, meeting=options.size(args), **options.held(args))
     typed = cards_of(args.models) if args.models else []
     cards = recipe.cards(catalog, {model["id"]: card for model, card in zip(recipe.models, typed)})
-    return remarked(load_ensemble(cards, device=args.device, progress=progress, **options.held(args)))
+    meeting = options.size(args, recipe)
+    return remarked(load_ensemble(cards, device=args.device, meeting=meeting, progress=progress, **options.held(args)))

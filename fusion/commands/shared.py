@@ -32,13 +32,13 @@ def cards_of(names: Sequence[str]) -> list:
     return [typed_card(name) for name in names]
 
 
-def ensemble_of(names: Sequence[str], device: str, progress, **held):
-    """The loaded models, held in memory as `options.held` says. What is about to be fetched is said before, the memory plan and what a
+def ensemble_of(names: Sequence[str], device: str, progress, *, meeting=(None, None), **held):
+    """The loaded models, held in memory as `options.held` says, of one size as `options.size` does where their own differ. What is about to be fetched is said before, the memory plan and what a
     person should know about how they were loaded after."""
     cards = cards_of(names)
     refuse_families(cards)
     announce(cards)
-    return remarked(load_ensemble(cards, device=device, progress=progress, **held))
+    return remarked(load_ensemble(cards, device=device, meeting=meeting, progress=progress, **held))
 
 
 def remarked(ensemble):

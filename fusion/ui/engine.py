@@ -79,7 +79,7 @@ def ensemble(chosen: Iterable, progress=None):
 
         if key not in _ensembles:
             _make_room()
-            _ensembles[key] = load_ensemble(chosen, device=hosting.device(), progress=progress)
+            _ensembles[key] = load_ensemble(chosen, device=hosting.device(), meeting=(None, None), progress=progress)
         _ensembles.move_to_end(key)
         return _ensembles[key]
 

@@ -25,6 +25,7 @@ from tests.conftest import tiny_card
 from tests.fusion import small
 from tests.models.checker import with_checker
 from tests.models.test_file_kinds import KINDS
+from tests.models.test_loading import edit
 
 
 def said(action) -> str:
@@ -114,6 +115,17 @@ def test_what_is_known_of_loaded_models(folders, sd_cards, tmp_path):
     assert len(notes) == 3
     for sentence in notes:
         assert japanese(texts.translate("ja", sentence), "own", "sd-a", "v1.ckpt"), sentence
+
+
+def test_models_that_lie_about_their_size_or_their_kind(sd_cards, tmp_path):
+    base = tiny_card("sd", sd_cards["base"].source)
+    large = tiny_card("sd", tiny.sd(tmp_path / "large", 3, sibling=sd_cards["base"].source, size=12))
+    lcm = shutil.copytree(sd_cards["second"].source, tmp_path / "distilled")
+    edit(lcm / "unet/config.json", time_cond_proj_dim=8)
+    assert japanese(said(lambda: load_ensemble([base, large], device="cpu")), "height", "width")
+    assert japanese(said(lambda: load_ensemble([base, tiny_card("sd", lcm)], device="cpu")))
+    (note,) = load_ensemble([base, large], device="cpu", meeting=(None, None)).warnings
+    assert japanese(texts.translate("ja", note), "large")
 
 
 def test_methods_that_cannot_run(tmp_path):
