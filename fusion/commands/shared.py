@@ -33,8 +33,10 @@ def cards_of(names: Sequence[str]) -> list:
 
 
 def ensemble_of(names: Sequence[str], device: str, progress, *, meeting=(None, None), **held):
-    """The loaded models, held in memory as `options.held` says, of one size as `options.size` does where their own differ. What is about to be fetched is said before, the memory plan and what a
-    person should know about how they were loaded after."""
+    """The loaded models, held in memory as `options.held` says, and where their own sizes differ, of the size of `options.size`.
+
+    What is about to be fetched is said before, the memory plan and what a person should know about how they were loaded after.
+    """
     cards = cards_of(names)
     refuse_families(cards)
     announce(cards)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -118,8 +119,8 @@ def test_what_is_known_of_loaded_models(folders, sd_cards, tmp_path):
 
 
 def test_models_that_lie_about_their_size_or_their_kind(sd_cards, tmp_path):
-    base = tiny_card("sd", sd_cards["base"].source)
-    large = tiny_card("sd", tiny.sd(tmp_path / "large", 3, sibling=sd_cards["base"].source, size=12))
+    base = sd_cards["base"]
+    large = tiny_card("sd", tiny.sd(tmp_path / "large", 3, sibling=Path(base.source), size=12))
     lcm = shutil.copytree(sd_cards["second"].source, tmp_path / "distilled")
     edit(lcm / "unet/config.json", time_cond_proj_dim=8)
     assert japanese(said(lambda: load_ensemble([base, large], device="cpu")), "height", "width")
