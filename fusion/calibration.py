@@ -65,12 +65,14 @@ def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, lev
 
 def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: int, stop, team: Team, kept) -> tuple[list, list[str]]:
     """`samples` pictures of member k alone, for the prompts in turn. Seeds differ between members. PNG keeps every bit of a picture."""
+    from fusion.methods.alone import as_drawn
     from fusion.methods.drawing import draw  # the methods stand on calibrated features: imported when called, or the two would circle
     from fusion.methods.plan import Part, SamplingPlan
 
     said, alone = [prompts[i % len(prompts)] for i in range(samples)], ensemble.subset([k])
     recall = (lambda _plan, make: make()) if kept is None else kept.album(alone)
     plan = SamplingPlan(said, [seed + samples * k + i for i in range(samples)], stop=stop, part=Part(team.rank, team.size))
+    plan = as_drawn(alone, plan, 0)  # few-step models in few steps
 
     def drawn():
         for batch in plan.batches():

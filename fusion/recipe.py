@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fusion.methods import METHODS, Sample, SamplingPlan
+from fusion.methods.alone import ALONE, as_drawn, uneven
 from fusion.methods.drawing import mean_weights, normalised, values_of
 from fusion.recipe_cards import described, known, same_model
 from fusion.recipe_schema import MAX_BYTES, VERSION, RecipeError, parse
@@ -35,7 +36,8 @@ class Recipe:
 
     `prompts`, `seeds`, `steps`, `guidance`, `guidance_interval`, `height`, `width`, `batch_size` as in `SamplingPlan`.
     `picture`: for a recipe inside an image, the index of that image among those the recipe draws (an image is drawn in the company it was
-    first drawn in, since rounding depends on the batch). `metrics`: what was measured, free form. `environment`: versions and device it
+    first drawn in, since rounding depends on the batch). `sampler` as in `SamplingPlan`; None: the first member's, as recipes of old drew,
+    and where it makes no difference. `metrics`: what was measured, free form. `environment`: versions and device it
     was made with, for information.
     `trained`: of a method that trains, the file it draws with: its name, sha256, and the member it belongs to. The file lies beside the
     recipe or its images: saving writes it there (`record`, where the recipe was made), drawing looks for it there (`folder`, where it was
@@ -60,6 +62,7 @@ class Recipe:
     environment: Mapping = field(default_factory=dict)
     trained: Mapping | None = None
     guidance_interval: tuple[float, float] | None = None
+    sampler: str | None = None
     version: int = VERSION
     record: Any = field(default=None, compare=False, repr=False)
     folder: Path | None = field(default=None, compare=False, repr=False)
@@ -84,7 +87,8 @@ class Recipe:
             interval=None if interval is None or np.ndim(interval) != 2 else _tuples(np.clip(interval, 0, 1)),
             strata=None if strata is None else _tuples(strata), how=str(getattr(weights, "how", ""))[:400], steps=plan.steps,
             guidance=float(plan.guidance), height=plan.height, width=plan.width, batch_size=plan.batch_size,
-            guidance_interval=plan.guidance_interval, metrics=dict(metrics or {}), environment=_environment(ensemble),
+            guidance_interval=plan.guidance_interval, sampler=_sampler(ensemble, plan, method), metrics=dict(metrics or {}),
+            environment=_environment(ensemble),
             trained=None if trained is None else {"file": trained.file, "sha256": trained.sha256, "member": trained.member},
         )  # fmt: skip
         return replace(cls.from_json(recipe.to_json()), record=trained)  # what we write is held to what we read
@@ -93,6 +97,8 @@ class Recipe:
     def of_sample(cls, ensemble, sample: Sample, plan: SamplingPlan, *, metrics: Mapping | None = None) -> Recipe:
         """The recipe to write into one image: it draws the image's own batch and says which of it this is."""
         batch = plan.with_(prompts=[p for p, _ in sample.batch], seeds=[s for _, s in sample.batch])
+        if sample.method in ALONE and uneven(ensemble, plan):  # its own steps, as they were
+            batch = as_drawn(ensemble, batch, ensemble.names.index(sample.member)).with_(sampler="written")
         applied = np.eye(len(ensemble.members))[ensemble.names.index(sample.member)] if sample.method == "single" else sample.applied
         return replace(cls.of(ensemble, sample.method, batch, applied, metrics=metrics, trained=sample.trained), picture=sample.place)
 
@@ -141,7 +147,7 @@ class Recipe:
         """Valid JSON, keys in the order of the fields. Raises RecipeError for metrics that JSON cannot hold."""
         try:
             kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("record", "folder")}
-            for name in ("trained", "guidance_interval"):  # recipes without them stay readable for earlier versions
+            for name in ("trained", "guidance_interval", "sampler"):  # recipes without them stay readable for earlier versions
                 if kept[name] is None:
                     del kept[name]
             return json.dumps(_plain(kept), indent=indent, ensure_ascii=False, allow_nan=False)
@@ -209,7 +215,7 @@ class Recipe:
         weights = self.as_weights() if self.strata is not None else normalised(np.array(self.weights, dtype=float))
         plan = SamplingPlan(
             list(self.prompts), list(self.seeds), self.steps, self.guidance, self.height, self.width, weights, batch_size=self.batch_size,
-            guidance_interval=self.guidance_interval,
+            guidance_interval=self.guidance_interval, sampler=self.sampler or "first",
         )  # fmt: skip
         return plan.with_(**changes)
 
@@ -228,6 +234,12 @@ class Recipe:
 
 
 # ------------------------------------------------------------------------------------------------ small conversions
+
+def _sampler(ensemble, plan: SamplingPlan, method: str) -> str | None:
+    """What a recipe says of samplers: nothing where all members sample alike, or none is drawn alone."""
+    alone = method.split("/")[0] in ALONE and uneven(ensemble, plan)
+    return plan.sampler if alone else None
+
 
 def _environment(ensemble) -> dict[str, str]:
     found = {"device": str(ensemble.device), "dtype": str(ensemble.dtype).removeprefix("torch.")}

@@ -51,6 +51,7 @@ SCHEMA = {
         "steps": {"type": "integer", "minimum": 1, "maximum": MAX_STEPS},
         "guidance": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
         "guidance_interval": {"type": ["array", "null"], "items": _SHARE, "minItems": 2, "maxItems": 2},
+        "sampler": {"enum": ["own", "written", None]},
         "height": _PIXELS,
         "width": _PIXELS,
         "batch_size": {"type": "integer", "minimum": 1, "maximum": MAX_BATCH},

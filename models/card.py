@@ -29,7 +29,8 @@ class ModelCard:
     components: for single files, a folder or a hub id `owner/name[@commit]` that gives the parts the file lacks.
     sha256: `{path below the folder: hash}`, an adapter's files under `adapter:`; empty means unchecked.
     limits: what it is not for, one sentence each. population: `(3, 6)` over presentation and tone, portraits only.
-    guidance: the scale it is meant to be drawn with, 1 for none; None: its family's.
+    guidance: the scale it is meant to be drawn with, 1 for none; None: its family's. steps: those it is meant to be drawn in; at most 16
+    say that it was distilled to few. None: its files tell (`models.samplers`).
     calibration, thumbnail, representation: paths below assets/ (representation: `fusion.transfer`).
     """
 
@@ -52,6 +53,7 @@ class ModelCard:
     calibration: str | None = None
     representation: str | None = None
     guidance: float | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         where = f"card '{self.id}'"
@@ -71,6 +73,8 @@ class ModelCard:
             raise ModelError(f"{where}: components must name a full commit behind the @ (40 hexadecimal digits), or none")
         if self.guidance is not None and not (isinstance(self.guidance, (int, float)) and 0 <= self.guidance <= 100):
             raise ModelError(f"{where}: the guidance must be a number from 0 to 100, not {self.guidance!r}")
+        if self.steps is not None and not (type(self.steps) is int and 1 <= self.steps <= 1000):
+            raise ModelError(f"{where}: the steps must be a whole number from 1 to 1000, not {self.steps!r}")
         bad = [path for path, value in self.sha256.items() if not HASH.fullmatch(str(value))]
         if bad:
             raise ModelError(f"{where}: the sha256 of {bad[0]} must be 64 hexadecimal digits")

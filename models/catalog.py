@@ -138,7 +138,8 @@ def _known_guidance(source: str) -> float | None:
 def typed_card(text: str) -> ModelCard:
     """A card for what is typed after --models: a catalogue id, or MODEL[@COMMIT][+ADAPTER][?OPTION=VALUE&...].
 
-    Options: family, prediction, components (see `card_for`) and template, the words around every prompt, with {prompt} where it goes.
+    Options: family, prediction, components (see `card_for`), template, the words around every prompt, with {prompt} where it goes, and
+    steps and guidance, what it is meant to be drawn with alone.
     Raises ModelError.
     """
     if text in catalog:
@@ -148,9 +149,10 @@ def typed_card(text: str) -> ModelCard:
         options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
     except ValueError as error:
         raise ModelError(f"'{query}' is not a list of options: write them as prediction=v_prediction&template=...") from error
-    unknown = options.keys() - {"family", "prediction", "components", "template"}
+    unknown = options.keys() - {"family", "prediction", "components", "template", "steps", "guidance"}
     if unknown:
-        raise ModelError(f"'{min(unknown)}' is no option of a model: use family, prediction, components or template")
+        raise ModelError(f"'{min(unknown)}' is no option of a model: use family, prediction, components, template, steps or guidance")
+    drawn = {name: _number(name, options.pop(name)) for name in ("steps", "guidance") if name in options}
     source, revision, adapter = split_model(text)
     template = options.pop("template", None)
     mine = [name for name, card in catalog.items() if card.source.startswith("assets/")]
@@ -159,10 +161,19 @@ def typed_card(text: str) -> ModelCard:
     if source in catalog:
         source = catalog[source].source if catalog[source].is_hub else str(local_path(catalog[source].source))
     card = card_for(source, adapter=adapter, revision=revision, **options)
-    if template is None:
+    if template is None and not drawn:
         return card
-    name = typed_id(card.source, revision, card.adapter, prediction=card.prediction, components=card.components, template=template)
-    return replace(card, id=name, prompt_template=template)
+    said = {name: f"{value:g}" for name, value in drawn.items()}
+    name = typed_id(card.source, revision, card.adapter, prediction=card.prediction, components=card.components, template=template, **said)
+    return replace(card, id=name, prompt_template=template or card.prompt_template, **drawn)
+
+
+def _number(name: str, typed: str) -> int | float:
+    """The steps or guidance that were typed of a model. Raises ModelError."""
+    try:
+        return int(typed) if name == "steps" else float(typed)
+    except ValueError:
+        raise ModelError(f"'{typed[:40]}' is no number of {name}: write it as {name}=4") from None
 
 
 def typed_id(source: str, revision: str | None, adapter: str | None, **options: str | None) -> str:

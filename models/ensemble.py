@@ -18,6 +18,7 @@ from .conditioning import Relay, Voice, record
 from .errors import ModelError
 from .families import Family, decode, encode, latent_shape
 from .noise import NoisePath, predict_pair
+from .samplers import few_steps_of
 
 if TYPE_CHECKING:
     from .placement import MemoryPlan
@@ -132,7 +133,9 @@ class Ensemble:
         """The guidance to draw with where nobody says otherwise, 1 for none: what member 0's card says, else usual for its family."""
         first = self.members[0]
         deaf = self.family.guidance == "embedded" and not first.network.config.get("guidance_embeds")  # Flux schnell
-        return 1.0 if deaf and first.card.guidance is None else first.card.usual_guidance
+        few = few_steps_of(first)  # distilled models have the guidance in their weights
+        usual = 1.0 if deaf else first.card.usual_guidance if few is None else few.guidance
+        return usual if first.card.guidance is None else first.card.usual_guidance
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

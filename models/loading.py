@@ -27,6 +27,7 @@ from .parts import left_out
 from .pieces import COMPANION
 from .placement import MemoryPlan, choose_device, choose_dtype, fixed_by, plan_memory, refuse_compile
 from .prediction import settle_prediction
+from .samplers import remarked
 from .turns import arrange, waiting_parts
 
 __all__ = ["Ensemble", "MemoryPlan", "Member", "ModelError", "choose_device", "choose_dtype", "load_ensemble"]
@@ -84,7 +85,7 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
         tell(len(cards) + i, steps, f"Loading {model.name}")
         members.append(loader.member(model, name))
     tell(steps, steps, "Loaded")
-    family = models[0].family
+    family, members = models[0].family, remarked(members)
     if arrange(members, family.text, plan, device):
         members = [replace(member, place=device) for member in members]
     for network in {id(member.network): member.network for member in members}.values() if compile else ():

@@ -88,6 +88,7 @@ def _say_prices(args, ensemble, methods, fit, plan) -> None:
     """What every method costs, before any of them runs."""
     from fusion.commands.shared import at_guidance, priced, say
     from fusion.methods import MethodError
+    from fusion.methods.alone import sampler_words
 
     say(f"{len(plan.jobs)} images a method {at_guidance(args, plan)}:")
     for method in methods.values():
@@ -95,6 +96,8 @@ def _say_prices(args, ensemble, methods, fit, plan) -> None:
             say(f"  {method.title}: {priced(method.cost(ensemble, fit, plan))}")
         except MethodError as error:
             say(f"  {method.title} cannot run: {error}")
+    for sentence in dict.fromkeys(one for name in methods for one in sampler_words(ensemble, plan, name)):
+        say(sentence)
 
 
 def _measured(args, ensemble, held, progress, stop):

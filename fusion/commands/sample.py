@@ -45,6 +45,7 @@ def run(args, *, progress, stop):
     import numpy as np
 
     from fusion.commands.shared import at_guidance, guided, priced, say
+    from fusion.methods.alone import drawing, sampler_words
     from fusion.methods.drawing import mean_weights
     from fusion.methods.plan import Part
     from fusion.parallel import together
@@ -59,6 +60,8 @@ def run(args, *, progress, stop):
         ensemble = _ensemble(args, recipe, progress)
         plan = plan if recipe else guided(args, plan, ensemble)
         say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
+        for sentence in sampler_words(ensemble, plan, method, None if plan.weights is None else drawing(method, plan.weights)):
+            say(sentence)
         if method == "single" and plan.weights is not None:
             say(f"The one model is {ensemble.names[int(np.argmax(mean_weights(plan.weights)))]}, which has the largest weight")
         if plan.trained is not None and team.first:

@@ -11,6 +11,7 @@ import numpy as np
 from fusion.evaluation.report import Report, Row
 from fusion.evaluation.weighing import RESIDUAL_SAMPLES, weigh
 from fusion.methods import METHODS, SINGLES, Method, MethodError, Sample, SamplingPlan
+from fusion.methods.alone import sampler_words
 from fusion.methods.drawing import size_of
 from fusion.methods.single import singles
 from fusion.methods.training import found_of, verdict_of
@@ -72,9 +73,15 @@ def compare(
         tuple(rows), tuple(described(card) for card in ensemble.cards), tuple(p for p, _ in drawn.jobs), tuple(s for _, s in drawn.jobs),
         settings={"steps": drawn.steps, "guidance": drawn.guidance, "images a method": len(drawn.jobs)}
         | ({} if drawn.interval is None else {"guidance interval": list(drawn.interval)})
+        | ({} if not (said := _samplers(ensemble, methods, drawn)) else {"samplers": said})
         | ({} if pictures is None else {"held-out images": len(pictures)}),
         fit={} if fit is None else fit.summary(), recommendation=told, stopped=bool(stop is not None and stop()), fitted=fit,
     )  # fmt: skip
+
+
+def _samplers(ensemble, methods: Iterable[str], plan: SamplingPlan) -> str:
+    """Which samplers the methods used, where the members' own differ."""
+    return "; ".join(dict.fromkeys(one for name in methods for one in sampler_words(ensemble, plan, name)))
 
 
 def _check(ensemble, plan: SamplingPlan, held_out) -> None:

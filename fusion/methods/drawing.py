@@ -199,7 +199,8 @@ def needs_fit(fit, what: str):
 
 def evaluations(ensemble, plan: SamplingPlan, members: float) -> float:
     """Network evaluations per image when `members` networks run at every step; classifier-free guidance runs each twice where it acts."""
-    doubled = plan.guidance > 1.0 and ensemble.family.guidance == "batch"
+    told = ensemble.members[0].network.config.get("time_cond_proj_dim") is not None  # the guidance: nothing is evaluated twice
+    doubled = plan.guidance > 1.0 and ensemble.family.guidance == "batch" and not told
     return members * (plan.steps + (guided_steps(plan.interval, plan.steps) if doubled else 0))
 
 

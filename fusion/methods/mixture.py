@@ -5,6 +5,7 @@ seed is mapped to `u = frac(seed / golden ratio)`, the additive recurrence of lo
 stretch of `[0, 1)` holds `u`. Consecutive seeds so meet the proportions within about `log(n)/n` and not the `1/sqrt(n)` of independent
 draws; seeds picked at random are independent draws. Small changes of the proportions move few samples, which keeps sweeps readable.
 One seed under several prompts is routed alike, as it starts from the same noise.
+Every image is drawn as its member's own pipeline draws it (`fusion.methods.alone`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fusion.methods.drawing import checked_weights, draw, memory_ratio, needs_fit, price, values_of
+from fusion.methods.alone import as_drawn, cost_alone, draw_alone
+from fusion.methods.drawing import checked_weights, needs_fit, values_of
 from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
-from fusion.methods.single import one_hot
 
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: Knuth's multiplicative hash is the recurrence in exact integers
 
@@ -43,11 +44,11 @@ def run(ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
     lists, parts = [[job for job, k in zip(jobs, routed) if k == index] for index in range(len(shares))], [plan]
     for own in lists:
         parts.append(parts[-1].after(len(own)))
-    steps = [len(part.batches(own)) * plan.steps for part, own in zip(parts, lists)]
-    for index, (name, own) in enumerate(zip(ensemble.names, lists)):
+    steps = [len(part.batches(own)) * as_drawn(ensemble, plan, k).steps for k, (part, own) in enumerate(zip(parts, lists))]
+    for index, own in enumerate(lists):
         if steps[index] and not plan.stopped():
             part = parts[index].with_(progress=_shifted(plan, sum(steps[:index]), sum(steps)))
-            yield from draw(ensemble, part, one_hot(len(shares), index), method="mixture", member=name, jobs=own, shown=shares)
+            yield from draw_alone(ensemble, part, index, method="mixture", jobs=own, shown=shares)
 
 
 def _shifted(plan: SamplingPlan, offset: int, total: int):
@@ -56,8 +57,7 @@ def _shifted(plan: SamplingPlan, offset: int, total: int):
 
 
 def cost(ensemble, fit, plan: SamplingPlan) -> Cost:
-    shares = proportions(ensemble, fit, plan)
-    return price(ensemble, plan, 1, memory_ratio(ensemble, np.flatnonzero(shares > 0)))
+    return cost_alone(ensemble, plan, proportions(ensemble, fit, plan))
 
 
 METHOD = Method("mixture", "Mix", run, cost, "Every sample comes from one model; the models take turns in the fitted proportions.")

@@ -59,6 +59,8 @@ class SamplingPlan:
     `stop() -> bool` is asked before every step; `progress(done, total, message)` counts sampling steps.
     `batch_size`: images in one pipeline call. It is part of what makes a run repeatable to the last bit, so recipes keep it.
     `part`: which of the batches are drawn here, where several processes share a run or a killed one goes on.
+    `sampler`: of images that come from one member alone: `own`, as its own pipeline draws it (`fusion.methods.alone`); `written`, with its
+    scheduler, but these steps and guidance; `first`, with the first member's, as recipes of old did.
     `trained`: what a method that trains draws with in place of what the fit holds (`fusion.transfer.trained.Trained`), or None.
     """
 
@@ -75,6 +77,7 @@ class SamplingPlan:
     part: Part = Part()
     trained: Any = None
     guidance_interval: tuple[float, float] | None = None
+    sampler: str = "own"
 
     @classmethod
     def grid(cls, prompts: Sequence[str], seeds: Sequence[int], **settings) -> SamplingPlan:

@@ -1,4 +1,4 @@
-"""One member alone: the best one, or a chosen one. What every other method has to beat."""
+"""One member alone, as its own pipeline draws it: the best one, or a chosen one. What every other method has to beat."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fusion.methods.alone import cost_alone, draw_alone
 from fusion.methods.coordinates import Coordinates
-from fusion.methods.drawing import checked_weights, constant_cost, draw, mean_weights, needs_fit
+from fusion.methods.drawing import checked_weights, mean_weights, needs_fit
 from fusion.methods.plan import Cost, Method, Sample, SamplingPlan
 
 
@@ -37,11 +38,11 @@ def one_hot(count: int, index: int) -> np.ndarray:
 def run(ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
     """Samples of the best single member, or of the member that `plan.weights` points at."""
     index = _chosen(ensemble, fit, plan)
-    yield from draw(ensemble, plan, one_hot(len(ensemble.members), index), method="single", member=ensemble.names[index])
+    yield from draw_alone(ensemble, plan, index, method="single")
 
 
 def cost(ensemble, fit, plan: SamplingPlan) -> Cost:
-    return constant_cost(ensemble, plan, one_hot(len(ensemble.members), _chosen(ensemble, fit, plan)))
+    return cost_alone(ensemble, plan, one_hot(len(ensemble.members), _chosen(ensemble, fit, plan)))
 
 
 METHOD = Method("single", "Best single model", run, cost, "Every sample comes from the one model closest to the target.")
@@ -55,8 +56,8 @@ def singles(ensemble) -> dict[str, Method]:
         return Method(
             f"single/{name}",
             name,
-            lambda ens, fit, plan: draw(ens, plan, hot, method="single", member=name),
-            lambda ens, fit, plan: constant_cost(ens, plan, hot),
+            lambda ens, fit, plan: draw_alone(ens, plan, index, method="single"),
+            lambda ens, fit, plan: cost_alone(ens, plan, hot),
             f"Every sample comes from {name}.",
         )
 

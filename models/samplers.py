@@ -1,0 +1,140 @@
+"""How a member's own pipeline samples: its scheduler, its rule for empty prompts, and whether it was distilled to few steps.
+
+What is said of members that differ in it, and of one model that is given twice, is found here as well. Draws nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from .ensemble import Member
+
+FEW = 8  # steps that every few-step model can be drawn in, its usual ones or not
+STEPS, GUIDANCE, MOST_GUIDANCE = 4, 1.0, 2.0  # usual for distilled models: guidance is in their weights; more than 2 burns them
+CARD_FEW = 16  # a card that asks for at most so many steps is that of a few-step model
+OPTIONS = ("force_zeros_for_empty_prompt", "is_distilled")  # of pipelines, beside their parts
+_SOURCE = re.compile(r"(?<![a-z])(lightning|turbo|lcm|tcd|hyper-?(sd|flux)\w*|dmd2?|schnell|sdxs)(?![a-z])")
+_ADAPTER = re.compile(r"(?<![a-z])(lcm|tcd|hyper-?(sd|flux)\w*|turbo)(?![a-z])|(?<![0-9])\d\d?[-_ ]?steps?(?![a-z])")
+_COUNT = re.compile(r"(?<![0-9])(\d\d?)[-_ ]?steps?(?![a-z])")
+
+
+@dataclass(frozen=True)
+class FewSteps:
+    """A model distilled to draw in few steps. steps, guidance: what it is drawn with where more is asked for; sign: how that is known."""
+
+    steps: int
+    guidance: float
+    sign: str
+
+
+def few_steps(scheduler: str, config: Mapping, network: Mapping, source: str, adapter: str | None = None) -> FewSteps | None:
+    """Whether a model is a few-step one, by its scheduler's class and configuration, its network's, or the names of its files."""
+    source, adapter = source.lower().rpartition("/")[2], (adapter or "").lower().rpartition("/")[2]
+    count = _COUNT.search(adapter) or _COUNT.search(source)
+    steps = int(count[1]) if count and 1 <= int(count[1]) <= CARD_FEW else STEPS
+    if network.get("time_cond_proj_dim") is not None:
+        return FewSteps(steps, 8.0, "its network is told the guidance, as that of a latent consistency model")
+    if "LCM" in scheduler or "TCD" in scheduler:
+        return FewSteps(steps, GUIDANCE, f"its scheduler is {scheduler}")
+    noise = config.get("prediction_type", "epsilon") == "epsilon" and not config.get("rescale_betas_zero_snr")
+    quick = scheduler in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler")
+    if quick and noise and config.get("timestep_spacing") == "trailing":
+        return FewSteps(steps, GUIDANCE, f"its scheduler is {scheduler} with trailing steps, as Turbo and Lightning models have it")
+    plain = "FlowMatch" in scheduler and config.get("shift", 1.0) == 1.0 and not config.get("use_dynamic_shifting")
+    if plain and "guidance_embeds" in network and not network["guidance_embeds"]:
+        return FewSteps(steps, GUIDANCE, "it is given no guidance, as FLUX.1 schnell")
+    if (found := _SOURCE.search(source)) or (adapter and (found := _ADAPTER.search(adapter))):
+        return FewSteps(steps, GUIDANCE, f"its name says {found[0]}")
+    return None
+
+
+def few_steps_of(member: Member) -> FewSteps | None:
+    """The same for a loaded member: what its card says comes first, then its parts."""
+    card, scheduler = member.card, member.components["scheduler"]
+    if card.steps is not None:
+        guidance = GUIDANCE if card.guidance is None else float(card.guidance)
+        return FewSteps(card.steps, guidance, "its card says so") if card.steps <= CARD_FEW else None
+    found = few_steps(type(scheduler).__name__, scheduler.config, member.network.config, card.source, card.adapter)
+    return found if found is None or card.guidance is None else replace(found, guidance=float(card.guidance))
+
+
+def sampler_of(member: Member) -> tuple:
+    """Equal for members whose pipelines sample alike: scheduler with its configuration, and the rule for empty prompts."""
+    scheduler = member.components["scheduler"]
+    config = sorted((key, repr(value)) for key, value in scheduler.config.items() if not key.startswith("_"))
+    return type(scheduler).__name__, tuple(config), tuple(member.components.get(name) for name in OPTIONS)
+
+
+def sampler_name(member: Member) -> str:
+    """The scheduler in words, with what tells it from another of its class."""
+    scheduler = member.components["scheduler"]
+    spacing = scheduler.config.get("timestep_spacing")
+    return type(scheduler).__name__ + (f" ({spacing} steps)" if spacing else "")
+
+
+# ------------------------------------------------------------------------------------------------ what is said of members together
+
+def remarked(members: Sequence[Member]) -> list[Member]:
+    """The members, each with what a person should know of how it stands to the others."""
+    few = [few_steps_of(member) for member in members]
+    found = []
+    for k, member in enumerate(members):
+        more = []
+        twin = next((other for other in members[:k] if same_model(other, member)), None)
+        if twin is not None:
+            more.append(f"it is the same model as {twin.name}, so that their shares cannot be told apart: leave one of them out")
+        if few[k] is not None and None in few:
+            more.append(f"it is a few-step model ({few[k].sign}) beside ordinary ones: alone it draws in {few[k].steps} steps at guidance "
+                        f"{few[k].guidance:g}, but its answers are no plain noise predictions, so averages with it may be worse than "
+                        "each model alone")  # fmt: skip
+        if sampler_of(member) != sampler_of(members[0]):
+            more.append(f"its own sampler is {sampler_name(member)}, with which it draws alone; what is averaged is drawn with that of "
+                        f"{members[0].name}, {sampler_name(members[0])}")  # fmt: skip
+        found.append(replace(member, warnings=(*member.warnings, *more)) if more else member)
+    return found
+
+
+def same_model(first: Member, second: Member) -> bool:
+    """Whether two members draw the same: equal words around the prompt, text encoders and adapter, and networks that are equal once
+    rounded to one precision, as copies re-saved in another are."""
+    if first.card.prompt_template != second.card.prompt_template or first.noise != second.noise or first.adapter != second.adapter:
+        return False
+    if first.network is second.network:
+        return _same_text(first, second)
+    if first.adapter is not None:  # adapters of networks that are not one object: not compared
+        return False
+    return _same_text(first, second) and equal_networks(first.network, second.network)
+
+
+def _same_text(first: Member, second: Member) -> bool:
+    parts = [name for name in first.components if name.startswith("text_encoder")]
+    return all(_same_part(first.components[name], second.components.get(name)) for name in parts)
+
+
+def _same_part(first: object, second: object) -> bool:
+    return first is second or (isinstance(first, nn.Module) and isinstance(second, nn.Module) and equal_networks(first, second))
+
+
+@torch.no_grad()
+def equal_networks(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two networks have equal weights as they are, or once both are rounded to half precision."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    if ours.keys() != theirs.keys():
+        return False
+    return any(all(_equal(value, theirs[key], dtype) for key, value in ours.items()) for dtype in (None, torch.float16, torch.bfloat16))
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor, dtype: torch.dtype | None) -> bool:
+    if first.shape != second.shape or first.is_meta or second.is_meta:
+        return False
+    second = second.to(first.device)
+    if dtype is None or not first.is_floating_point():
+        return first.dtype == second.dtype and torch.equal(first, second)
+    return torch.equal(first.to(dtype), second.to(dtype))
