@@ -1,8 +1,13 @@
 """Exact quadratic programs on the simplex: minimise `w' R w - 2 c' w` with `w >= 0`, `sum w = 1`, batched and in float64.
 
-Up to `ENUMERATED` members every support is tried: on each the problem is one small linear system, the minimum is the best feasible one,
-so the answer is exact and vectorises over the batch. For more members, and for chains of simplices (per-level weights), a primal-dual
-interior point (Nocedal & Wright, Numerical Optimization, ch. 16.6) with an active-set finish that returns exact zeros.
+Up to `ENUMERATED` members every support is tried: on each the problem is one small linear system, and the answer is the smallest support
+whose point passes the optimality certificate, so it vectorises over the batch. For more members, active-set steps (Nocedal & Wright,
+Numerical Optimization, alg. 16.3) from the best single member; for chains of simplices (per-level weights), from a primal-dual interior
+point (ch. 16.6). Both return exact zeros.
+
+The certificate: where every member's slope is at least the mean slope under `w`, `w` is a minimum, and otherwise the shortfall bounds what
+is missed (convexity). It is judged against the rounding of that very slope, `|R| w + |c|`, not against the largest number of the matrix:
+members of error 1e-3 beside one of 1e3 are weighed as exactly as alone, and any order of float operations gives an answer as good.
 This module knows matrices only.
 """
 
@@ -14,6 +19,7 @@ import numpy as np
 
 ENUMERATED = 6
 _SINGULAR = 1e-13  # pivot of a matrix with unit diagonal below which a support is skipped: a smaller support is as good
+_ROUNDING = 256 * np.finfo(float).eps  # shortfall, in units of the slope's own terms, that is rounding: a sum of a few dozen terms
 
 
 def solve_simplex(R: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
@@ -27,25 +33,45 @@ def solve_simplex(R: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
         raise ValueError("the matrix of residual products is not finite: a member's predictions are damaged")
     members, batch = R.shape[-1], R.shape[:-2]
     R, c = (R + R.swapaxes(-1, -2)).reshape(-1, members, members) / 2, c.reshape(-1, members)
+    largest = np.maximum(np.abs(R).max((1, 2), initial=0), np.abs(c).max(1, initial=0))
+    power = 2.0 ** -np.frexp(np.where(largest > 0, largest, 1.0))[1]  # exact, and no square below leaves the range of floats
+    R, c = R * power[:, None, None], c * power[:, None]
     if members <= ENUMERATED:
         return _enumerate(R, c).reshape(*batch, members)
-    return np.stack([solve_blocks(r, b, 1) for r, b in zip(R, c)]).reshape(*batch, members)
+    first = np.eye(members)[(np.einsum("bii->bi", R) - 2 * c).argmin(1)]
+    return np.array([_active_set(*each, np.ones((1, members))) for each in zip(R, c, first)]).reshape(*batch, members)
 
 
 def _enumerate(R: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Best feasible stationary point over all supports, (B, K). Supports grow, so that ties go to fewer members."""
+    """The smallest support whose stationary point passes the certificate, else the best, (B, K); what none passes is finished by steps.
+
+    The members are ordered by their diagonal, so that the last of any support, which the others are measured from, is its smallest.
+    """
     members, best = R.shape[-1], np.full(len(R), np.inf)
+    order = np.argsort(-np.einsum("bii->bi", R), axis=1, kind="stable")
+    R, c = np.take_along_axis(np.take_along_axis(R, order[:, :, None], 1), order[:, None], 2), np.take_along_axis(c, order, 1)
     answer = np.zeros((len(R), members))
-    shift = np.trace(R, axis1=1, axis2=2)[:, None, None] / members
     for size in range(1, members + 1):
         for support in map(list, itertools.combinations(range(members), size)):
             w = np.zeros((len(R), members))
             inner, feasible = _stationary(R[:, support][:, :, support], c[:, support])
             w[:, support] = np.where(feasible[:, None], inner, 0)
-            value = np.einsum("bi,bij,bj->b", w, R - shift, w) - 2 * (w * c).sum(-1)  # the shift moves no argmin and saves digits
-            better = feasible & (value < best)
-            best[better], answer[better] = value[better], w[better]
-    return answer
+            missed = np.maximum(_shortfall(R, c, w, np.ones((1, members))).max(1), _ROUNDING)
+            better = feasible & (missed < best)
+            best[better], answer[better] = missed[better], w[better]
+    for at in np.flatnonzero(best > _ROUNDING):
+        answer[at] = _active_set(R[at], c[at], answer[at], np.ones((1, members)))
+    weights = np.empty_like(answer)
+    np.put_along_axis(weights, order, answer, axis=1)
+    return weights
+
+
+def _shortfall(R: np.ndarray, c: np.ndarray, w: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """How far each member's slope lies below the mean slope of its block under `w`, (..., M), in units of the terms it is summed from."""
+    slope = np.einsum("...ij,...j->...i", R, w) - c
+    terms = np.einsum("...ij,...j->...i", np.abs(R), w) + np.abs(c)
+    mean = lambda x: (x * w) @ sums.T @ sums
+    return (mean(slope) - slope) / np.maximum(mean(terms) + terms, np.finfo(float).tiny)
 
 
 def _stationary(R: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +107,8 @@ def _solve_positive(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def solve_blocks(Q: np.ndarray, c: np.ndarray, blocks: int, *, finish: bool = True) -> np.ndarray:
     """Minimiser `(..., M)` of `w' Q w - 2 c' w` where each of `blocks` equal, consecutive parts of `w` lies on its own simplex.
 
-    `Q` (..., M, M) positive semi-definite. `finish=False` skips the active-set finish: right to about 1e-9, faster for long batches.
+    `Q` (..., M, M) positive semi-definite. `finish=False` skips the active-set finish: right to about 1e-9 of the largest number of `Q`
+    and `c`, faster for long batches.
     """
     Q, c = np.asarray(Q, dtype=np.float64), np.asarray(c, dtype=np.float64)
     size = Q.shape[-1]
@@ -94,7 +121,9 @@ def solve_blocks(Q: np.ndarray, c: np.ndarray, blocks: int, *, finish: bool = Tr
     H, g = H / scale[:, None, None], g / scale[:, None]
     w = _interior(H, g, sums)
     if finish:
-        w = np.stack([_finish(*each, sums) for each in zip(H, g, w)])
+        w = np.where(w > 1e-7, w, 0.0)
+        w = w / (w @ sums.T @ sums)
+        w = np.array([_active_set(*each, sums) for each in zip(H, g, w)])
     return w.reshape(*batch, size)
 
 
@@ -122,29 +151,50 @@ def _interior(H: np.ndarray, g: np.ndarray, sums: np.ndarray, steps: int = 60) -
     return w
 
 
-def _finish(H: np.ndarray, g: np.ndarray, w: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Primal active-set steps from the interior point's answer: exact on its support, and exact zeros (Nocedal & Wright, alg. 16.3)."""
-    w = np.where(w > 1e-7, w, 0.0)
-    w = w / (sums.T @ (sums @ w))
-    free = w > 0
-    for _ in range(4 * len(w)):
-        E = sums[:, free]
-        system = np.block([[H[np.ix_(free, free)], E.T], [E, np.zeros((len(E), len(E)))]])
-        slope = H @ w - g
-        step = np.zeros_like(w)
-        step[free] = np.linalg.lstsq(system, np.concatenate([-slope[free], np.zeros(len(E))]), rcond=None)[0][: free.sum()]
-        blocking = free & (step < 0) & (w + step <= 0)
-        if blocking.any():  # as far as the first weight that reaches zero, which then leaves
-            reach = np.where(blocking, w / np.where(blocking, -step, 1.0), np.inf)
-            w = w + reach.min() * step
-            w[reach.argmin()], free[reach.argmin()] = 0.0, False
-            w = np.maximum(w, 0)
+def _active_set(H: np.ndarray, g: np.ndarray, w: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Primal active-set steps for `w' H w / 2 - g' w` from a feasible `w` (M,) to one that passes the certificate, with exact zeros.
+
+    Directions in which the loss does not curve (copies among the members) are followed downhill until a weight is spent, so that the
+    answer stands on members none of which the others can replace.
+    """
+    free, refused = w > 0, np.zeros(len(w), dtype=bool)  # refused: entered and was turned away at once, by rounding
+    for _ in range(20 * len(w)):
+        step, flat = _step(H, H @ w - g, free, sums)
+        reach = np.where(free & (step < 0), w / np.where(step < 0, -step, 1.0), np.inf)
+        if flat or reach.min() <= 1:  # as far as the first weight that reaches zero, which then leaves
+            leaving = int(reach.argmin())
+            refused[leaving] = reach[leaving] == 0
+            w = np.maximum(w + reach[leaving] * step, 0)
+            w[leaving], free[leaving] = 0.0, False
             continue
         w = w + step
-        slope = H @ w - g
-        price = np.array([slope[(one > 0) & free].mean() for one in sums]) @ sums  # the common slope of a block's free weights
-        gain = np.where(free, 0.0, price - slope)
-        if gain.max() <= 1e-14:
+        w = w / (sums.T @ (sums @ w))
+        gain = np.where(free | refused, 0.0, _shortfall(H, g, w, sums))
+        if gain.max() <= _ROUNDING:
             break
+        refused[:] = False
         free[gain.argmax()] = True
     return w / (sums.T @ (sums @ w))
+
+
+def _step(H: np.ndarray, slope: np.ndarray, free: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Newton step among the free weights (M,), or, second result true, a direction without curvature that does not rise.
+
+    Each block's steps are measured from its free member of least curvature, on a unit diagonal: no large number hides a small one.
+    """
+    Z = []
+    for block in sums > 0:
+        inside = np.flatnonzero(block & free)
+        last = inside[np.diag(H)[inside].argmin()]
+        Z += [np.eye(len(free))[i] - np.eye(len(free))[last] for i in inside if i != last]
+    if not Z:
+        return np.zeros(len(free)), False
+    Z = np.array(Z).T  # (M, F)
+    tangent = Z.T @ H @ Z
+    scale = np.sqrt(np.maximum(np.diag(tangent), np.finfo(float).tiny))
+    values, vectors = np.linalg.eigh(tangent / np.outer(scale, scale))
+    down = -(Z.T @ slope) / scale
+    if values[0] <= _SINGULAR:
+        direction = Z @ (vectors[:, 0] * (scale.min() / scale))
+        return (direction if vectors[:, 0] @ down >= 0 else -direction), True
+    return Z @ (vectors @ ((vectors.T @ down) / values) / scale), False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.ui import texts
+from fusion.ui import engine, jobs, texts
+from tests.browser.conftest import WAIT
 from tests.browser.test_comeback import DROP
 
 
@@ -89,7 +91,6 @@ def test_the_mixer_by_keyboard(open_page):
 
 def test_loss_in_the_browser_is_the_loss_in_python(open_page, world):
     from fusion.objective import fit_gram
-    from fusion.ui import engine
 
     tab = open_page()
     fit(tab)
@@ -105,7 +106,29 @@ def test_loss_in_the_browser_is_the_loss_in_python(open_page, world):
     assert float(tab.locator("[data-read=loss] b").inner_text()) == pytest.approx(np.full(3, 1 / 3) @ matrix @ np.full(3, 1 / 3), abs=2e-5)
 
 
-def test_stop_keeps_what_was_finished_and_the_page_usable(open_page, tmp_path):
+@pytest.fixture
+def held_until_stop(monkeypatch, world):
+    """From its second batch on a fit waits until Stop is heard: however fast or busy the machine, a press is never too late."""
+    heard, called, stop = threading.Event(), [], jobs.Job.stop
+    kind = type(engine.ensemble(world.cards.values()))
+    predictor = kind.predictor
+
+    def held(ensemble, prompts):
+        ask = predictor(ensemble, prompts)
+
+        def predict(*arguments, **more):
+            called.append(1)
+            if len(called) > 1:
+                assert heard.wait(WAIT / 1000)
+            return ask(*arguments, **more)
+
+        return predict
+
+    monkeypatch.setattr(kind, "predictor", held)
+    monkeypatch.setattr(jobs.Job, "stop", lambda job: (stop(job), heard.set()))
+
+
+def test_stop_keeps_what_was_finished_and_the_page_usable(open_page, tmp_path, held_until_stop):
     rng = np.random.default_rng(0)
     for n in range(40):
         Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{n}.png")
@@ -118,7 +141,8 @@ def test_stop_keeps_what_was_finished_and_the_page_usable(open_page, tmp_path):
     assert tab.locator("[data-do=draws]").is_visible()  # still unfolded after the panel was renewed
     tab.click("#fit-button")
     tab.wait_for_selector("[data-running=fit]")  # stopped in its queue it would have nothing to say
-    tab.evaluate("document.querySelector('[data-running=fit] [data-do=stop]').click()")  # the panel is renewed while a hand would press
+    pressed = "(button => button && (button.click(), true))(document.querySelector('[data-running=fit] [data-do=stop]'))"
+    tab.wait_for_function(pressed)  # in one go: the panel is renewed while a hand would press
     tab.wait_for_selector("[data-place=fit]")
     tab.wait_for_function("!document.querySelector('[data-running]')")
     assert tab.locator("#fit-button").is_enabled() and tab.locator(".thumbs img").count() == 40

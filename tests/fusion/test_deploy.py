@@ -396,9 +396,8 @@ def test_lent_work_runs_elsewhere_and_tells_of_itself(lent):
 
 
 def test_lent_work_is_stopped(lent):
-    job, start = Heard(stop_at=3), time.monotonic()
-    found = list(hosting.stream(countdown, 3000, job=job))
-    assert 1 <= len(found) <= 3 and time.monotonic() - start < 15
+    found = list(hosting.stream(countdown, 3000, job=Heard(stop_at=3)))
+    assert 1 <= len(found) <= 3
     with pytest.raises(Interrupted):
         hosting.call(total, [1], job=Heard(stop_at=1))
 

@@ -8,12 +8,13 @@ from fusion.ui.jobs import Job
 
 
 def counting(job):
-    for n in range(1000):
-        if job.stopped():
-            return n
+    """Steps until it is stopped, however late the machine gets round to that."""
+    n = 0
+    while not job.stopped():
         job.report(n, 1000, "step")
         time.sleep(0.01)
-    return 1000
+        n += 1
+    return n
 
 
 def test_progress_and_result():
@@ -28,7 +29,7 @@ def test_stop_ends_within_a_step_and_keeps_what_was_done():
     for tick, _ in enumerate(job.ticks(0.01)):
         if tick == 2:
             job.stop()
-    assert job.error is None and 0 < job.result < 1000 and not job.running
+    assert job.error is None and job.result > 0 and not job.running
 
 
 def test_an_error_is_kept_and_not_lost():
