@@ -62,6 +62,8 @@ def kind(start: bytes, size: int) -> str | None:
 
     None for what begins like safetensors, and for what is not known.
     """
+    if start[4:9] == b"\0\0\0\0{" and int.from_bytes(start[:4], "little") >= 2:
+        return None  # safetensors, whatever the first bytes of its length would mean elsewhere
     if size == 0:
         return "is damaged (it is empty: 0 bytes): its download broke off before it began, so download the model again"
     if len(start) >= 64 and not any(start):

@@ -104,13 +104,28 @@ def remarked(members: Sequence[Member]) -> list[Member]:
 def same_model(first: Member, second: Member) -> bool:
     """Whether two members draw the same: equal words around the prompt, text encoders and adapter, and networks that are equal once
     rounded to one precision, as copies re-saved in another are."""
-    if first.card.prompt_template != second.card.prompt_template or first.noise != second.noise or first.adapter != second.adapter:
+    if first.card.prompt_template != second.card.prompt_template or first.noise != second.noise:
         return False
     if first.network is second.network:
-        return _same_text(first, second)
-    if first.adapter is not None:  # adapters of networks that are not one object: not compared
+        alike = first.adapter == second.adapter or _adapter_of(first) == _adapter_of(second)
+        return alike and _same_text(first, second)
+    if first.adapter is not None or second.adapter is not None:  # adapters of networks that are not one object: not compared
         return False
     return _same_text(first, second) and equal_networks(first.network, second.network)
+
+
+def _adapter_of(member: Member) -> dict:
+    """What a member's adapter on a shared network holds, by layer: bytes of its weights, and its scale."""
+    if member.adapter is None:
+        return {}
+    own, found = f".{member.adapter}.", {}
+    for key, value in member.network.state_dict().items():
+        if own in key:
+            found[key.replace(own, ".*.")] = value.detach().float().cpu().numpy().tobytes()
+    for path, module in member.network.named_modules():
+        if member.adapter in (getattr(module, "scaling", None) or {}):
+            found[path] = module.scaling[member.adapter]
+    return found
 
 
 def _same_text(first: Member, second: Member) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +203,11 @@ def test_one_model_twice_is_said(sd_cards, tmp_path):
         pipe = diffusers.StableDiffusionPipeline.from_pretrained(base.source, dtype=dtype, safety_checker=None)
         pipe.save_pretrained(rounded := tmp_path / str(dtype))
         assert len(plain([base, sd_cards["second"], tiny_card("sd", rounded)])) == 1
+    again = shutil.copytree(sd_cards["lora"].adapter, tmp_path / "again")
+    for lora in ("switch", "merge"):
+        one, other = sd_cards["lora"], replace(sd_cards["lora"], id="again", title="again", adapter=str(again))
+        told = load_ensemble([base, one, other, sd_cards["lora2"]], device="cpu", lora=lora).warnings
+        assert [words.partition(": ")[0] for words in told if "same model" in words] == ["again"]
     assert plain([base, replace(base, prompt_template="{prompt}, painted")]) == [] == plain([base, sd_cards["second"]])
 
 

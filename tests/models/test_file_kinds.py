@@ -99,6 +99,18 @@ def test_a_file_under_the_name_of_a_model_is_named(place, sd_cards, name):
         load_ensemble([tiny_card("sd", folder)])
 
 
+@pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\x05", b"\x1f\x8b", b"BZ", b"<!", b"{ ", b"\x08\x01"])
+def test_a_header_whose_length_begins_like_another_format(place, start):
+    """The first two bytes of safetensors are the length of its header: any two."""
+    length = int.from_bytes(start, "little")
+    text = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    file = place / "x.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    assert text.startswith(b"{") and file.read_bytes()[:2] == start
+    with pytest.raises(ModelError, match=r"is no checkpoint of a model known here \(its first tensor is a\)"):
+        card_for(str(file))
+
+
 def test_weights_are_no_strangers(place, sd_cards):
     whole = place / "model.sft"
     save_file({"a": torch.zeros(2)}, whole)
