@@ -87,6 +87,9 @@ def _head(session, column) -> str:
     say = session.say
     price = escape(methods.told(session, column.cost)) if column.cost is not None else ""
     weights = _weights_text(session, column.weights) if column.weights is not None else ""
+    drawn_by = draw.YOURS[session.mode] if column.method == "yours" else column.method
+    for words in draw.samplers(models_section.chosen(session), drawn_by, session.plan, column.weights):
+        price += f"<br>{escape(texts.translate(session.language, words))}"
     old = f'<span class="badge old">{say("older")}</span>' if is_old(session, column) else ""
     if column.trained:  # images drawn with it can be drawn again only where its file is
         name = Path(column.trained).name

@@ -87,6 +87,16 @@ def price(chosen, result, method: str, plan, weights):
     return METHODS[name].cost(together, result, settings(plan, chosen, weights=own))
 
 
+def samplers(chosen, method: str, plan, shares) -> list[str]:
+    """Which sampler draws a method's images, one sentence each; none where all models sample alike, or are not loaded."""
+    from fusion.methods.alone import sampler_words
+
+    together = loaded(chosen)
+    if together is None or (shares is not None and len(shares) != len(together)):
+        return []
+    return sampler_words(together, settings(plan, chosen), method, shares)
+
+
 def prepared(chosen, result, method: str, plan, *, job, stage: str):
     """`(fit, distance form)`: the fit with what this method finds or trains once, made now if this is the first time.
 
