@@ -10,7 +10,8 @@ MODELS = (
     "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), a folder, or a "
     "single .safetensors file; MODEL+ADAPTER puts a LoRA on a model; ?prediction=v_prediction&components=MODEL&template=TEXT behind it "
     "says what its files do not: what it predicts, where missing parts come from, the words around every {prompt}; "
-    "?steps=4&guidance=1 what it draws with alone. Folders and files lie below the repository or below a folder named in the environment variable SCOREFUSION_MODELS"
+    "?steps=4&guidance=1 what it draws with alone. Folders and files lie below the repository or below a folder named in "
+    "the environment variable SCOREFUSION_MODELS"
 )
 
 
