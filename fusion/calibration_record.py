@@ -19,6 +19,7 @@ from fusion.features import FOLDS, contrasts, cross_fitted_scores, discriminant,
 from fusion.gram import ResidualGram
 from fusion.likelihood import ledoit_wolf, logistic, softmax
 from fusion.outside import MixtureTest
+from models import bounded
 
 REFITS = 64  # bootstrap refits of the calibration, for its own share of the uncertainty
 
@@ -78,7 +79,7 @@ class Calibration:
             with safe_open(str(path), framework="np") as file:
                 if "calibration" not in (file.metadata() or {}):
                     raise ValueError(f"{name} is not a saved calibration: choose one that was made with --calibrate")
-                rest = json.loads(file.metadata()["calibration"])
+                rest = bounded.parse(file.metadata()["calibration"])
                 return Calibration(tuple(rest["names"]), *(file.get_tensor(k) for k in ("products", "owner", "strata")), rest["draws"])
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{name} cannot be read as a calibration ({error}): check the name, or measure one with --calibrate") from None

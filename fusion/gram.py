@@ -11,6 +11,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from models import bounded
+
 
 @dataclass(frozen=True, eq=False)
 class ResidualGram:
@@ -99,7 +101,7 @@ class ResidualGram:
         with safe_open(str(path), framework="np") as file:
             if "residual_gram" not in (file.metadata() or {}):
                 raise ValueError(f"{Path(path).name} is not a saved ResidualGram")
-            rest = json.loads(file.metadata()["residual_gram"])
+            rest = bounded.parse(file.metadata()["residual_gram"])
             arrays = {key: file.get_tensor(key) for key in file.keys()}
         weights = {k.split(".")[1]: arrays.pop(k) for k in list(arrays) if k.startswith("level_weights.")}
         rest |= {"names": tuple(rest["names"]), "prompts": tuple(rest["prompts"])}

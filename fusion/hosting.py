@@ -64,7 +64,8 @@ def check(models=None, **amounts: int) -> None:
     `models`: the cards chosen.
     """
     words = {"images": "target pictures", "looks": "looks at each picture (noise levels times draws)", "samples": "images of a method",
-             "steps": "sampling steps", "calibration": "calibration images of a model"}  # fmt: skip
+             "steps": "sampling steps", "calibration": "calibration images of a model",
+             "training": "seconds of training"}  # fmt: skip
     allowed = limits()
     if models is not None:
         if allowed.models is not None and len(models) > allowed.models:

@@ -7,7 +7,6 @@ pixel is decoded, and only the pixels go on (no metadata, no colour profile). Th
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from models import bounded
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 READABLE = "PNG, JPEG, WebP, GIF, BMP or TIFF"
@@ -238,7 +239,7 @@ def read_captions(path: Path) -> tuple[dict[str, str], Problem | None]:
     try:
         if path.stat().st_size > MAX_CAPTIONS_FILE:
             raise ValueError("it is larger than 1 MB")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = bounded.read(path, MAX_CAPTIONS_FILE)
         if isinstance(content, list):
             content = {entry["file"]: entry["prompt"] for entry in content}
         if not isinstance(content, dict) or not all(isinstance(v, str) for v in content.values()):

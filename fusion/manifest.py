@@ -50,7 +50,7 @@ _TARGET = {
             "required": ["models", "images", "looks", "samples", "steps", "calibration"],
             "additionalProperties": False,
             "properties": {name: _COUNT for name in ("models", "images", "looks", "samples", "steps", "seconds")}
-            | {"calibration": {"type": "integer", "minimum": 0}},
+            | {name: {"type": "integer", "minimum": 0} for name in ("calibration", "training")},
         },
         "pace": {
             "type": "object",
@@ -82,6 +82,7 @@ class Limits:
     """What one visitor may ask for at once; None: no limit. `looks`: noise levels times draws. `samples`: images of one method.
 
     `calibration`: images drawn from each model for a calibration. `seconds`: of GPU for one request.
+    `training`: seconds of training that a method may take before it draws, 0 for none.
     """
 
     models: int | None = None
@@ -91,6 +92,7 @@ class Limits:
     steps: int | None = None
     calibration: int | None = None
     seconds: int | None = None
+    training: int | None = None
 
 
 @dataclass(frozen=True)

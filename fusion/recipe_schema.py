@@ -10,6 +10,7 @@ import numpy as np
 
 from fusion.methods import METHODS, TRAINED
 from fusion.methods.plan import MAX_BATCH, MAX_GUIDANCE, MAX_STEPS, SIDES
+from models import bounded
 from models.file_kinds import FIRST, kind
 
 VERSION = 1
@@ -80,7 +81,7 @@ def parse(text: str | bytes) -> dict:
     if len(text) > MAX_BYTES:
         raise RecipeError(f"this file has {len(text) / 1e6:.1f} MB and a recipe at most {MAX_BYTES / 1e6:.0f} MB: choose a recipe file")
     try:
-        content = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        content = json.loads(bounded.checked(text, MAX_BYTES), parse_constant=_refuse_number, parse_float=_finite)
     except RecipeError:
         raise
     except (ValueError, RecursionError) as error:  # bad JSON, bad UTF-8, or nested thousands deep

@@ -6,12 +6,12 @@ Nothing is allocated before its size has been checked, so a file of a stranger c
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import bounded
 from .errors import ModelError
 from .file_kinds import FIRST, kind
 
@@ -73,8 +73,8 @@ def header_length(start: bytes, size: int, file: str) -> int:
 def parse(text: bytes, size: int, file: str) -> Header:
     """The header `text` of a file of `size` bytes. Raises ModelError unless its tensors fill the rest of the file exactly."""
     try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        entries = bounded.parse(text, MAX_HEADER)
+    except bounded.Unreadable as error:
         raise ModelError(f"{file} is damaged (its header is no JSON): download the model again") from error
     if not isinstance(entries, dict):
         raise ModelError(f"{file} is damaged (its header is no JSON object): download the model again")

@@ -12,7 +12,7 @@ from .checkpoint import Checkpoint, checked_prediction
 from .defaults import completed
 from .errors import ModelError
 from .families import Family, family_of, usual_cells
-from .integrity import Readers, header, ignored_pickles, index_of, read_json, readers, refuse_pickles, refuse_pointers
+from .integrity import Readers, header, ignored_pickles, index_of, read_json, readers, refuse_pickles, refuse_pointers, refuse_wild_json
 from .lora import read_lora
 from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
 from .pieces import COMPANION, Piece
@@ -130,6 +130,7 @@ def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description
     if parts.get(family.slot, [None, None])[1] not in family.networks:
         raise ModelError(f"'{name}' needs a {family.networks[0]} in {family.slot}/, its model_index.json says {parts.get(family.slot)}")
     refuse_pickles(folder, name, parts)
+    refuse_wild_json(folder, parts, name)
 
     def config(part: str, file: str, cls: str | None = None) -> Mapping:
         return completed(read_json(folder / part / file, name), cls or parts[part][1]) if part in parts else {}

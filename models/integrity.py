@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,14 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from . import headers
+from . import bounded, headers
 from .errors import ModelError
 from .file_kinds import FIRST, PICKLES, POINTER, kind_of
 from .headers import Header
 from .relatives import folder_words
 
 HASHED = (".safetensors", ".json", ".txt", ".model")  # everything that decides what a model does
+MOST_WORDS = 64_000_000  # bytes of a tokenizer's file; the largest public ones have about 35 MB
 SHOWN = (".safetensors", ".json", ".onnx", ".gguf", ".engine", ".plan", ".msgpack", ".mlmodel", ".xml")  # what tells what a folder is
 Readers = Mapping[str, Callable[[], torch.Tensor]]
 ADAPTER = "adapter:"  # prefix of an adapter's files in a card's hashes
@@ -91,17 +91,27 @@ def verify_hashes(folder: Path, hashes: Mapping[str, str], name: str) -> None:
 def read_json(path: Path, name: str) -> dict:
     """A JSON object, with a clear error when it is missing or damaged."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = bounded.read(path)
     except FileNotFoundError:
         raise ModelError(f"'{name}' lacks {path.parent.name}/{path.name}: it is not a complete diffusers folder") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, bounded.Unreadable) as error:
         words = kind_of(path)
         if words and "JSON" not in words and not words.startswith("is a text ("):
             raise ModelError(f"'{name}': {path.name} {words}") from error
-        raise ModelError(f"'{name}': {path.name} cannot be read ({error}): download the model again") from error
+        raise ModelError(f"'{name}': {path.name} cannot be read ({bounded.why(error)}): download the model again") from error
     if not isinstance(data, dict):
         raise ModelError(f"'{name}': {path.name} is not a JSON object: download the model again")
     return data
+
+
+def refuse_wild_json(folder: Path, parts: Iterable[str], name: str) -> None:
+    """Raise ModelError where a configuration or word list of `parts`, which libraries read themselves, is out of bounds."""
+    for part in parts:
+        for path in sorted((folder / part).glob("*.json")) if (folder / part).is_dir() else ():
+            try:
+                bounded.read(path, MOST_WORDS)
+            except (OSError, bounded.Unreadable) as error:
+                raise ModelError(f"'{name}': {path.name} cannot be read ({bounded.why(error)}): download the model again") from error
 
 
 def index_of(folder: Path, name: str) -> dict:

@@ -6,7 +6,6 @@ alpha; here every name that a layer of this very model may go by is known, so no
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from . import bounded
 from .errors import ModelError
 from .families import Family
 from .integrity import full_header
@@ -128,10 +128,12 @@ class _Scales:
     def __init__(self, metadata: Mapping[str, str], file: Path, family: Family, title: str):
         beside = file.with_name("adapter_config.json")
         try:
-            inside = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-            outside = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-        except (ValueError, OSError, RecursionError) as error:
-            raise ModelError(f"'{title}': the adapter's configuration cannot be read ({error}): download it again") from error
+            inside = bounded.parse(metadata.get("lora_adapter_metadata", "{}"))
+            outside = bounded.read(beside) if beside.is_file() else {}
+            if not isinstance(inside, dict) or not isinstance(outside, dict):
+                raise bounded.Unreadable("it is not a JSON object")
+        except (bounded.Unreadable, OSError) as error:
+            raise ModelError(f"'{title}': the adapter's configuration cannot be read ({bounded.why(error)}): download it again") from error
         self.given = dict(inside) | {f"{family.slot}.{key}": value for key, value in outside.items()}
         if any(key.endswith("use_dora") and value for key, value in self.given.items()):
             raise ModelError(f"'{title}' is a DoRA, which cannot be used here: choose a plain LoRA, or merge it into its base first")

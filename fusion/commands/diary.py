@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusion.parallel import pack, unpack
+from models import bounded
 
 NAME = ".unfinished.json"
 
@@ -80,7 +81,7 @@ class Diary:
         content = json.dumps([method, settings, machine, [described(card) for card in ensemble.cards]], default=str)
         diary = Diary(folder, hashlib.sha256(content.encode()).hexdigest(), method, picture)
         try:
-            kept = json.loads((folder / NAME).read_text(encoding="utf-8"))
+            kept = bounded.read(folder / NAME)
             if kept["run"] == diary.run and all((folder / Path(one["file"]).name).is_file() for one in kept["written"]):
                 diary.batches, diary.seen, diary.written = int(kept["batches"]), int(kept["seen"]), list(kept["written"])
         except (OSError, ValueError, KeyError, TypeError):  # none there, or not one of ours: a new run

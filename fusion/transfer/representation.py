@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fusion.transfer.task import Condition
+from models import bounded
 
 FINGERPRINT = ("a portrait of a scientist", "")  # prompts whose embeddings tell text encoders apart
 KEY = "representation"  # of the metadata in the file
@@ -138,7 +139,7 @@ class Representation(nn.Module):
 def about_of(text: str | None, name: str) -> About:
     """`About` from the JSON in a file's metadata. Raises ValueError."""
     try:
-        told = json.loads(text)
+        told = bounded.parse(text)
         shapes = {key: tuple(shape) for key, shape in told.pop("shapes").items()}
         lists = {key: tuple(told.pop(key)) for key in ("members", "fingerprint")}
         return About(shapes=shapes, **lists, **told)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fusion.transfer.representation import Representation, about_of
 from fusion.transfer.training import Course
+from models import bounded
 
 KEY = "trained"  # of the metadata in the file
 LORA, CODE = "lora.", "representation."
@@ -92,7 +93,7 @@ class Trained:
             raise TrainedError(f"{path.name} is not the file of this recipe (its hash differs): use the one saved with the recipe")
         try:
             with safe_open(str(path), framework="pt") as file:
-                told = json.loads((file.metadata() or {})[KEY])
+                told = bounded.parse((file.metadata() or {})[KEY])
                 state = {name: file.get_tensor(name) for name in file.keys()}
             course = told["course"]
             course = Course(**{**course, "curve": tuple((int(step), float(loss)) for step, loss in course["curve"])})

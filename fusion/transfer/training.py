@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fusion.memory import Parts
+from models import bounded
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class _Run:
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}): delete it, and this training starts anew") from None
         with opened as file:
-            told = json.loads((file.metadata() or {}).get("training", "null"))
+            told = bounded.parse((file.metadata() or {}).get("training", "null"))
             same = told is not None and told["schedule"] == json.loads(json.dumps(asdict(self.schedule)))
             if not same or set(file.keys()) != self._keys():
                 raise ValueError(f"{path.name} is the checkpoint of another training: remove it, or give these settings another file")

@@ -6,9 +6,10 @@ as a proposal: the profession that the shipped probe reads. Never a presentation
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from models import bounded
 
 from . import models_section, reading, state, texts
 
@@ -36,10 +37,10 @@ def is_list(path: str) -> bool:
     if Path(path).suffix.lower() == ".json" and Path(path).name.lower().startswith("captions"):
         return True
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(1_000_000).lstrip("\ufeff \t\r\n")
-        content = [] if text.startswith("[") else json.loads(text)
-    except (OSError, ValueError, RecursionError):
+        with open(path, "rb") as file:
+            listed = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+        content = [] if listed else bounded.read(Path(path), 1_000_000)
+    except (OSError, bounded.Unreadable):
         return False
     named = isinstance(content, dict) and bool(content) and all(isinstance(value, str) for value in content.values())
     return isinstance(content, list) or named

@@ -69,8 +69,6 @@ def load_all(session, paths: list[str]) -> None:
 
 def load(session, path: str) -> bool:
     """Take the recipe in a .json file or in a PNG. False, with a sentence in place and nothing changed, when it cannot be used."""
-    from PIL import Image
-
     from fusion.recipe import Recipe, RecipeError
 
     name = Path(path).name
@@ -78,11 +76,28 @@ def load(session, path: str) -> bool:
         recipe = Recipe.load(path)
         picture = None
         if recipe.picture is not None and Path(path).read_bytes()[:4] == b"\x89PNG":
-            with Image.open(path, formats=("PNG",)) as image:
-                picture = image.convert("RGB")
+            picture = _pixels(path)
         return take(session, recipe, name, picture)
     except (RecipeError, OSError) as error:
         return _refuse(session, name, error)
+
+
+def _pixels(path: str):
+    """The picture itself, decoded under the intake's own limit and never reduced: a redrawn one is compared with it bit by bit."""
+    from PIL import Image
+
+    from fusion.images import MAX_PIXELS
+    from fusion.recipe import RecipeError
+
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height <= MAX_PIXELS:
+                return image.convert("RGB")
+            size = f"{image.width:,} x {image.height:,}"
+    except Exception:  # decoders raise nearly anything for broken files
+        raise RecipeError("this picture cannot be read as PNG: choose an image as it was saved here, not a converted copy") from None
+    raise RecipeError(f"this picture has {size} pixels and at most {MAX_PIXELS // 10**6} million are read: "
+                      "choose an image as it was saved here")  # fmt: skip
 
 
 def take(session, recipe, name: str, picture=None) -> bool:

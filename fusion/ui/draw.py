@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ def samples(chosen, result, method: str, plan, weights, *, job):
     asked = settings(plan, chosen, weights=own)
     wanted = len(asked.jobs)
     hosting.check(models=chosen, samples=wanted, steps=plan.steps)
+    _check_training(chosen, result, [name], asked, job)
     held = hosting.seconds(len(chosen) * plan.steps * wanted * _halves(asked), wanted)
     start, images = time.monotonic(), 0
     for sample in hosting.stream(_drawn, chosen, result, name, asked, job=job, seconds=held):
@@ -110,8 +112,20 @@ def prepared(chosen, result, method: str, plan, *, job, stage: str):
     asked = settings(plan, chosen)
     hosting.check(models=chosen, steps=plan.steps)
     cost = found.cost(ensemble(chosen, job.loading), result, asked)
+    _check_training(chosen, result, [method], asked, job)
     held = hosting.seconds(cost.preparation, more=cost.training_seconds)
     return hosting.call(_prepared, chosen, result, method, asked, stage, job=job, seconds=held)
+
+
+def _check_training(chosen, result, methods, asked, job) -> None:
+    """Raise ValueError where these methods would train for longer than this page gives, before they begin, by whichever way they came."""
+    from fusion.methods import METHODS
+
+    if hosting.limits().training is None:
+        return
+    ahead = [m for m in methods if m in METHODS and METHODS[m].prepare is not None and m not in result.trained]
+    costs = [METHODS[m].cost(ensemble(chosen, job.loading), result, asked) for m in ahead]
+    hosting.check(training=math.ceil(sum(cost.training_seconds for cost in costs)))
 
 
 def _prepared(chosen, result, method: str, asked, stage: str, *, job):
@@ -197,8 +211,9 @@ def measured(chosen, result, plan, own, held, *, count: int, first_seed: int, yo
     """
     from fusion.target import Target
 
-    pictures = Target(tuple(open_images([path for path, _ in held])), tuple(caption for _, caption in held))
     hosting.check(models=chosen, images=len(held), samples=count, steps=plan.steps)
+    _check_training(chosen, result, plan.methods, settings(plan, chosen), job)
+    pictures = Target(tuple(open_images([path for path, _ in held])), tuple(caption for _, caption in held))
     looks = 2 * (len(result.gram.strata) - 1) * (len(held) + 32 * len(plan.methods))
     drawn = plan.steps * count * len(plan.methods) * _halves(settings(plan, chosen))
     time_ = hosting.seconds(len(chosen) * (drawn + looks), count * len(plan.methods))

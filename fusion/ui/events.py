@@ -12,6 +12,7 @@ import gradio as gr
 
 from . import (
     address,
+    arriving,
     captions,
     comeback,
     comeback_card,
@@ -165,8 +166,8 @@ def on_warm(session: state.Session) -> list:
 @turn
 def on_act(session: state.Session, event: gr.EventData) -> list:
     """A button or field of a panel. Unknown actions do nothing: what arrives comes from a browser."""
-    sent = event._data if isinstance(event._data, dict) else {}
-    action = ACTIONS.get(str(sent.get("do")))
+    sent = arriving.checked(event._data)
+    action = ACTIONS.get(sent.get("do"))
     if action is not None:
         action(session, sent)
     return refresh(session)
@@ -174,20 +175,20 @@ def on_act(session: state.Session, event: gr.EventData) -> list:
 
 @turn
 def on_upload(session: state.Session, files) -> list:
-    uploads.take(session, [str(f) for f in files or []])
+    uploads.take(session, arriving.paths(files))
     return [None, *refresh(session)]
 
 
 @turn
 def on_held(session: state.Session, files) -> list:
-    measure.upload(session, [str(f) for f in files or []])
+    measure.upload(session, arriving.paths(files))
     return [None, *refresh(session)]
 
 
 @turn
 def on_recipe(session: state.Session, files) -> list:
     if files:
-        uploads.take_back(session, [str(f) for f in files])
+        uploads.take_back(session, arriving.paths(files))
     return [None, *refresh(session)]
 
 
@@ -203,13 +204,13 @@ def on_stop(session: state.Session) -> list:
 
 @turn
 def on_release(session: state.Session, event: gr.EventData) -> list:
-    mixer.release(session, event._data if isinstance(event._data, dict) else {})
+    mixer.release(session, arriving.checked(event._data))
     return refresh(session)
 
 
 @turn
 def on_mode(session: state.Session, event: gr.EventData) -> list:
-    mixer.switch(session, event._data if isinstance(event._data, dict) else {})
+    mixer.switch(session, arriving.checked(event._data))
     return refresh(session)
 
 

@@ -144,7 +144,7 @@ def upload(session, paths: list[str]) -> None:
             refused.append(intake.name)
         elif pixels in known:
             repeated.append(intake.name)
-        elif len(session.held) >= uploads.MOST:
+        elif len(session.held) >= uploads.most_pictures():
             surplus += 1
         else:
             path = session.folder / f"held-{len(list(session.folder.glob('held-*')))}.png"
@@ -153,7 +153,7 @@ def upload(session, paths: list[str]) -> None:
             known.add(pixels)
     said += uploads.grouped(session, refused, "bad", session.tell("measure.fitted"))
     said += uploads.grouped(session, repeated, "info", session.tell("target.duplicate"))
-    said += [("bad", session.tell("target.most", most=uploads.MOST, count=surplus))] if surplus else []
+    said += [("bad", session.tell("target.most", most=uploads.most_pictures(), count=surplus))] if surplus else []
     said += captions.apply(session, session.held, listed) if listed else []
     uploads.show(session, "held", said)
 

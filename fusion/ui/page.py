@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from . import jobs, mixer, state, visits
+from . import arriving, jobs, mixer, state, visits
 from .events import (
     ACTIONS,
     LONG,
@@ -36,7 +36,7 @@ def build() -> gr.Blocks:
     """The page. Its first content is that of a fresh visitor, so that the answer is painted before any event."""
     first = start(state.Session())
     shown = {name: render(first) for name, render in PANELS.items()}
-    with gr.Blocks(title="ScoreFusion Studio", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
+    with arriving.Page(title="ScoreFusion Studio", analytics_enabled=False, delete_cache=(3600, 24 * 3600)) as page:
         session = gr.State(state.Session(), time_to_live=6 * 3600, delete_callback=state.Session.close)
         parts, drops = {}, {}
         with gr.Column(elem_classes="sf-page"):

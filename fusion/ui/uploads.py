@@ -14,6 +14,13 @@ LINES = 12  # said at most
 FEW = 3  # files with one and the same problem that are each named in a line of their own
 
 
+def most_pictures() -> int:
+    """Target pictures, or held-out ones, that a visitor may have here: what a page looks at is limited where it comes in."""
+    from fusion import hosting
+
+    return min(MOST, hosting.limits().images or MOST)
+
+
 def take(session, paths: Sequence[str]) -> None:
     """Add target pictures and what came with them. Own pictures replace an example once one of them can be used."""
     recipes, lists, files = by_kind(paths)
@@ -86,7 +93,8 @@ def _pictures(session, files: Sequence[str]) -> list[tuple[str, str]]:
     known, repeated, fresh = {p.image.tobytes() for p in session.pictures}, [], []
     for intake in intakes:
         (repeated if intake.image.tobytes() in known else fresh).append(intake)
-    room = max(MOST - len(session.pictures), 0)
+    most = most_pictures()
+    room = max(most - len(session.pictures), 0)
     guesses = captions.proposed(session, [intake.image for intake in fresh[:room]])
     for intake, guess in zip(fresh[:room], guesses):
         path = session.folder / f"target-{len(list(session.folder.glob('target-*')))}.png"
@@ -95,7 +103,7 @@ def _pictures(session, files: Sequence[str]) -> list[tuple[str, str]]:
         session.pictures.append(state.Picture(intake.image, intake.name, asked or guess, str(path), intake.note, carried.get(intake.name),
                                               proposed=bool(guess and not asked)))  # fmt: skip
     said = said_of(session, problems) + grouped(session, [intake.name for intake in repeated], "info", session.tell("target.duplicate"))
-    return said + ([("bad", session.tell("target.most", most=MOST, count=len(fresh) - room))] if len(fresh) > room else [])
+    return said + ([("bad", session.tell("target.most", most=most, count=len(fresh) - room))] if len(fresh) > room else [])
 
 
 def said_of(session, problems: Sequence) -> list[tuple[str, str]]:
