@@ -21,6 +21,7 @@ from .integrity import full_header, index_of, read_json, weight_files
 from .model_cards import UNSTATED, front_matter, licence_of, read_card_text, trigger_words
 from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
 from .relatives import folder_words
+from .samplers import few_steps
 from .sources import one_adapter
 
 SCHEDULE = "scheduler/scheduler_config.json"
@@ -140,6 +141,14 @@ def _notes(index: Mapping) -> tuple[str, ...]:
     return (UNFILTERED,) if has_checker(index) else ()
 
 
+def _few(place: Path, family: str, index: Mapping, schedule: Mapping) -> tuple[str, ...]:
+    """Whether a folder's model draws in few steps, and how that is known."""
+    config = place / FAMILIES[family].slot / "config.json"
+    network = read_json(config, place.name) if config.is_file() else {}
+    found = few_steps(str((index.get("scheduler") or [None, ""])[1]), schedule, network, place.name)
+    return () if found is None else (f"it is a few-step model ({found.sign}): alone it draws in {found.steps} steps",)
+
+
 def _prediction(family: str, schedule: Mapping, said: str | None) -> tuple[str, str]:
     """`(type, how it is known)` of a model with a scheduler's configuration."""
     if said is not None:
@@ -171,7 +180,7 @@ def _here(source: str, family: str | None, prediction: str | None, components: s
     schedule = read_json(place / SCHEDULE, card.title) if (place / SCHEDULE).is_file() else {}
     found, how = _prediction(card.family, schedule, prediction)
     return Details(source, FAMILIES[card.family].title, card.family, found, how, tuple(parts), licence=licence_of(about),
-                   trigger=trigger_words({}, about, text), notes=_notes(index))  # fmt: skip
+                   trigger=trigger_words({}, about, text), notes=(*_notes(index), *_few(place, card.family, index, schedule)))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ single files

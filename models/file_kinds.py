@@ -72,7 +72,7 @@ def kind(start: bytes, size: int) -> str | None:
     if known:
         return known
     if start.startswith(b"PK\x03\x04"):
-        torch = b".pkl" in start or b"/data" in start or b"/version" in start
+        torch = any(name in start for name in (b"/data.pkl", b"/.format_version", b"/byteorder", b".pkl"))
         return (
             _PICKLE
             if torch
@@ -110,7 +110,7 @@ def _text(start: bytes, size: int) -> str | None:
     if start.startswith(b"/annex/objects/"):
         return "is a git-annex pointer in place of the file: run `git annex get` in its folder, or download the file"
     lower, shown = start[:FIRST].lower(), _shown(start)
-    if re.match(rb"(<!--.*?-->\s*)?<(!doctype html|html|head|body)", lower, re.DOTALL):
+    if re.match(rb"(<!--.*?-->\s*)?<(!doctype html|html|head|body|script|meta|title)", lower, re.DOTALL):
         return f"is a web page, saved in place of the file, often one that asks to log in: {_AGAIN}"
     if lower.startswith(b"<") and b"<net " in lower:
         return f"is the description of an OpenVINO export, which cannot be read here: {_SAFETENSORS}"
@@ -123,7 +123,7 @@ def _text(start: bytes, size: int) -> str | None:
     json = lower.startswith((b"{", b"["))
     if json and not re.search(rb'"(error|errors|message|detail|statuscode|status)"\s*:', lower):
         return "is a text in JSON, not weights: name the safetensors file or the folder that it belongs to"
-    if json or re.match(rb"(access|invalid|unauthori[sz]ed|forbidden|entry not found|not found|repository)", lower):
+    if json or re.match(rb"(access|invalid|unauthori[sz]ed|forbidden|entry not found|not found|repository|error|\d{3}:? )", lower):
         return f"is a server's error ({shown}), saved in place of the file: {_AGAIN}"
     if size < 16:
         return None

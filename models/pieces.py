@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint
 from .checkpoint_names import Source, sources, unasked
 from .clip_tokenizer import clip_tokenizer
 from .errors import ModelError
-from .integrity import read_json
+from .integrity import index_of, read_json
 from .parts import variant_in
 
 FILE, BUILT, COMPANION = "file", "built", "companion"
@@ -55,7 +55,10 @@ def skeleton(library: str, name: str, config: Mapping, *, buffers: bool = False)
 
 def resolve(file: Checkpoint, companion: Path | None, title: str) -> tuple[dict[str, Piece], tuple[str, ...]]:
     """`({part: Piece}, warnings)`. companion: folder with at least its configurations. Raises ModelError naming what is missing."""
-    index = read_json(companion / "model_index.json", title) if companion else {}
+    if companion and companion.is_file():
+        raise ModelError(f"'{title}': components must be a whole model, a diffusers folder or a hub id, and {companion.name} is one file: "
+                         "name the folder of a model of the same kind")  # fmt: skip
+    index = index_of(companion, title) if companion else {}
     if companion and index.get("_class_name") != file.pipeline:
         raise ModelError(f"'{title}' is {file.title}, and its companion is a {index.get('_class_name')}: choose one of the same family")
     beside = {part: value[1] for part, value in index.items() if part in file.parts and isinstance(value, list) and value[1] is not None}

@@ -44,9 +44,9 @@ _PIPELINES = (
 
 # tensors by a part of their name, the first that fits: the telling ones before those that several kinds share
 _TENSORS = (
-    ((".lora_", "lora_A.", "lora_B.", ".lora.down", ".lora.up"), LORA),
+    ((".lora_", "_lora", "lora_A.", "lora_B.", ".lora.down", ".lora.up"), LORA),
     (
-        (".lokr_", ".hada_", ".oft_", ".boft_", ".glora_", ".on_input"),
+        (".lokr_", ".hada_", ".oft_", ".boft_", ".glora_", ".diff_b", ".on_input"),
         "is an adapter: put it on its base, as BASE+ADAPTER",
     ),
     (

@@ -60,7 +60,8 @@ def run(args, *, progress, stop):
         ensemble = _ensemble(args, recipe, progress)
         plan = plan if recipe else guided(args, plan, ensemble)
         say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
-        for sentence in sampler_words(ensemble, plan, method, None if plan.weights is None else drawing(method, plan.weights)):
+        samplers = sampler_words(ensemble, plan, method, None if plan.weights is None else drawing(method, plan.weights))
+        for sentence in samplers:
             say(sentence)
         if method == "single" and plan.weights is not None:
             say(f"The one model is {ensemble.names[int(np.argmax(mean_weights(plan.weights)))]}, which has the largest weight")
@@ -80,7 +81,7 @@ def run(args, *, progress, stop):
             raise RuntimeError(f"{method} gave {diary.seen} images where {wanted} were asked for")
         diary.close()
     text = f"{len(diary.written)} images in {folder}, each with its recipe inside" + (" (stopped early)" if stopped else "")
-    return {"method": method, "images": diary.written, "stopped": stopped}, text
+    return {"method": method, "images": diary.written, "stopped": stopped, "samplers": samplers}, text
 
 
 def _asked(args, recipe):

@@ -18,6 +18,7 @@ from fusion.target import Target
 from models.catalog import REPOSITORY, ModelCard, typed_card
 from models.fusable import refuse_families
 from models.loading import load_ensemble
+from models.samplers import few_steps_of
 
 WORTH_SAYING = 10_000_000  # bytes of a download
 
@@ -76,9 +77,14 @@ def guidance_of(args) -> float:
 
 
 def guided(args, plan: SamplingPlan, ensemble) -> SamplingPlan:
-    """The plan with the guidance of the loaded models where none was typed. Raises ValueError for an interval in which none acts."""
+    """The plan with the guidance of the loaded models where none was typed, and their steps where all of them take few.
+
+    Raises ValueError for an interval in which no guidance acts.
+    """
     guidance = ensemble.guidance if args.guidance is None else args.guidance
-    return plan.with_(guidance=guidance, guidance_interval=interval(args.guidance_interval, guidance))
+    few = [few_steps_of(member) for member in ensemble.members]
+    steps = plan.steps if args.steps is not None or None in few else max(one.steps for one in few)
+    return plan.with_(steps=steps, guidance=guidance, guidance_interval=interval(args.guidance_interval, guidance))
 
 
 def at_guidance(args, plan: SamplingPlan) -> str:

@@ -226,6 +226,22 @@ def test_the_command_says_it(folders, tmp_path, monkeypatch, capsys):
     assert Recipe.load(picture).steps == 4
 
 
+def test_models_that_all_take_few_steps_are_averaged_in_few(folders, tmp_path, monkeypatch, capsys):
+    from fusion.cli import main
+
+    monkeypatch.setenv("SCOREFUSION_MODELS", str(folders["quick"].parent))
+    models = [str(folders["quick"]), f"{folders['quick']}?template={{prompt}}, x"]
+    typed = ["sample", "--models", *models, "--method", "uniform", "--prompt", "a"]
+    for steps, evaluations in ((), 8), (("--steps", "6"), 12):
+        assert main([*typed, "--count", "1", *steps, "--out", str(tmp_path / str(evaluations)), "--json"]) == 0
+        said = capsys.readouterr()
+        assert f"at guidance 1, the models' own, {evaluations} network evaluations each" in said.err
+        assert json.loads(said.out)["samplers"] == ["What is averaged is drawn with the sampler of quick: EulerAncestralDiscreteScheduler "
+                                                    "(trailing steps)"]  # fmt: skip
+    assert main(["details", str(folders["quick"])]) == 0
+    assert "it is a few-step model (its scheduler is EulerAncestralDiscreteScheduler with trailing steps" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------------ who takes few steps
 
 LCM = ("LCMScheduler", {}, {}, "a/b", None)

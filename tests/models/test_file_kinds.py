@@ -139,6 +139,13 @@ def test_a_name_tells_where_bytes_do_not(place, name, words):
         card_for(str(place / name))
 
 
+@pytest.mark.parametrize("text", [b"404: Not Found", b"error code: 1020", b"Forbidden", b"<script>location='/login'</script>"])
+def test_short_answers_of_servers(place, text):
+    (place / "x.safetensors").write_bytes(text)
+    with pytest.raises(ModelError, match="x.safetensors is a (server's error|web page).*saved in place of the file"):
+        card_for(str(place / "x.safetensors"))
+
+
 def test_pointers_in_a_clone_without_lfs(place, sd_cards):
     for part in ("unet/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json", "unet/config.json"):
         folder = shutil.copytree(sd_cards["base"].source, place / re.sub(r"\W", "", part))

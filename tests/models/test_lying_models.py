@@ -155,6 +155,17 @@ def test_a_network_alone_with_its_companion(tiny_cards, tiny_ensemble, tmp_path,
         load(replace(card, components=None))
 
 
+def test_components_that_are_no_whole_model(sd_cards, tmp_path):
+    network = load_file(Path(sd_cards["base"].source) / "unet/diffusion_pytorch_model.safetensors")
+    file = tmp_path / "alone.safetensors"
+    save_file(network, file)
+    card = ModelCard(id="alone", title="alone", family="sd", source=str(file), components=str(file))
+    with pytest.raises(ModelError, match="components must be a whole model, .* and alone.safetensors is one file"):
+        load(card)
+    with pytest.raises(ModelError, match="'alone' is an autoencoder alone: choose a whole model"):
+        load(replace(card, components=str(Path(sd_cards["base"].source) / "vae")))
+
+
 UNET = {"conv_in.weight": (8, 4, 3, 3), "conv_out.weight": (4, 8, 3, 3), "time_embedding.linear_1.weight": (8, 8),
         "down_blocks.0.resnets.0.conv1.weight": (8, 8, 3, 3)}  # fmt: skip
 

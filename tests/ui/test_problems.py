@@ -127,6 +127,11 @@ def test_models_that_lie_about_their_size_or_their_kind(sd_cards, tmp_path):
     assert japanese(said(lambda: load_ensemble([base, tiny_card("sd", lcm)], device="cpu")))
     (note,) = load_ensemble([base, large], device="cpu", meeting=(None, None)).warnings
     assert japanese(texts.translate("ja", note), "large")
+    assert japanese(texts.translate("ja", "it is a few-step model (its scheduler is LCMScheduler): alone it draws in 4 steps"))
+    file = tmp_path / "alone.safetensors"
+    save_file(load_file(Path(base.source) / "unet/diffusion_pytorch_model.safetensors"), file)
+    card = dataclasses.replace(base, source=str(file), components=str(file))
+    assert japanese(said(lambda: load_ensemble([card], device="cpu")), "components")
 
 
 def test_methods_that_cannot_run(tmp_path):
