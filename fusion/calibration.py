@@ -65,8 +65,7 @@ def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, lev
 
 def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: int, stop, team: Team, kept) -> tuple[list, list[str]]:
     """`samples` pictures of member k alone, for the prompts in turn. Seeds differ between members. PNG keeps every bit of a picture."""
-    from fusion.methods.alone import as_drawn
-    from fusion.methods.drawing import draw  # the methods stand on calibrated features: imported when called, or the two would circle
+    from fusion.methods.alone import as_drawn, draw_alone  # they stand on calibrated features: imported when called, or both would circle
     from fusion.methods.plan import Part, SamplingPlan
 
     said, alone = [prompts[i % len(prompts)] for i in range(samples)], ensemble.subset([k])
@@ -77,7 +76,7 @@ def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: 
     def drawn():
         for batch in plan.batches():
             own = plan.with_(prompts=[prompt for prompt, _ in batch], seeds=[seed for _, seed in batch], part=Part())
-            make = lambda own=own: [as_png(sample.image) for sample in draw(alone, own, np.ones(1), method="calibration")]
+            make = lambda own=own: [as_png(sample.image) for sample in draw_alone(alone, own, 0, method="calibration")]
             yield pack(recall(own, make))
 
     images = [from_png(data) for piece in team.in_turn(drawn()) for data in unpack(piece)]

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 FEW = 8  # steps that every few-step model can be drawn in, its usual ones or not
 STEPS, GUIDANCE, MOST_GUIDANCE = 4, 1.0, 2.0  # usual for distilled models: guidance is in their weights; more than 2 burns them
 CARD_FEW = 16  # a card that asks for at most so many steps is that of a few-step model
+DISTILLED = {  # what names say -> the scheduler of diffusers that such models are distilled for
+    "turbo": ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}), "lcm": ("LCMScheduler", {}),
+    "dmd": ("LCMScheduler", {}), "tcd": ("TCDScheduler", {}), "hyper": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
+    "lightning": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+}
 OPTIONS = ("force_zeros_for_empty_prompt", "is_distilled")  # of pipelines, beside their parts
 _SOURCE = re.compile(r"(?<![a-z])(lightning|turbo|lcm|tcd|hyper-?(sd|flux)\w*|dmd2?|schnell|sdxs)(?![a-z])")
 _ADAPTER = re.compile(r"(?<![a-z])(lcm|tcd|hyper-?(sd|flux)\w*|turbo)(?![a-z])|(?<![0-9])\d\d?[-_ ]?steps?(?![a-z])")
@@ -27,11 +32,13 @@ _COUNT = re.compile(r"(?<![0-9])(\d\d?)[-_ ]?steps?(?![a-z])")
 
 @dataclass(frozen=True)
 class FewSteps:
-    """A model distilled to draw in few steps. steps, guidance: what it is drawn with where more is asked for; sign: how that is known."""
+    """A model distilled to draw in few steps. steps, guidance: what it is drawn with where more is asked for; sign: how that is known;
+    word: what its name says it is, where only that tells."""
 
     steps: int
     guidance: float
     sign: str
+    word: str = ""
 
 
 def few_steps(scheduler: str, config: Mapping, network: Mapping, source: str, adapter: str | None = None) -> FewSteps | None:
@@ -51,7 +58,7 @@ def few_steps(scheduler: str, config: Mapping, network: Mapping, source: str, ad
     if plain and "guidance_embeds" in network and not network["guidance_embeds"]:
         return FewSteps(steps, GUIDANCE, "it is given no guidance, as FLUX.1 schnell")
     if (found := _SOURCE.search(source)) or (adapter and (found := _ADAPTER.search(adapter))):
-        return FewSteps(steps, GUIDANCE, f"its name says {found[0]}")
+        return FewSteps(steps, GUIDANCE, f"its name says {found[0]}", found[0])
     return None
 
 
@@ -65,16 +72,41 @@ def few_steps_of(member: Member) -> FewSteps | None:
     return found if found is None or card.guidance is None else replace(found, guidance=float(card.guidance))
 
 
-def sampler_of(member: Member) -> tuple:
-    """Equal for members whose pipelines sample alike: scheduler with its configuration, and the rule for empty prompts."""
-    scheduler = member.components["scheduler"]
+def own_scheduler(member: Member) -> object:
+    """The scheduler that a member alone is drawn with: its pipeline's; for a single file or an adapter, which bring none, and whose names
+    say that they take few steps, the one that such models are distilled for."""
+    scheduler, few = member.components["scheduler"], few_steps_of(member)
+    named = few is not None and few.word and getattr(scheduler, "alphas_cumprod", None) is not None
+    if not named or not (member.card.is_file or member.card.adapter):
+        return scheduler
+    import diffusers
+
+    kind, changes = next((made for word, made in DISTILLED.items() if word in few.word), DISTILLED["lightning"])
+    if type(scheduler).__name__ == kind and all(scheduler.config.get(key) == value for key, value in changes.items()):
+        return scheduler
+    return getattr(diffusers, kind).from_config(scheduler.config, **changes)
+
+
+def in_its_own_way(member: Member) -> Member:
+    """The member with the scheduler that it is drawn with alone."""
+    scheduler = own_scheduler(member)
+    own = scheduler is member.components["scheduler"]
+    return member if own else replace(member, components={**member.components, "scheduler": scheduler})
+
+
+def sampler_of(member: Member, alone: bool = True) -> tuple:
+    """Equal for members that are sampled alike: scheduler with its configuration, and the rule for empty prompts.
+
+    alone: as the member alone is drawn; else as its pipeline is, which draws averages where it is the first.
+    """
+    scheduler = own_scheduler(member) if alone else member.components["scheduler"]
     config = sorted((key, repr(value)) for key, value in scheduler.config.items() if not key.startswith("_"))
     return type(scheduler).__name__, tuple(config), tuple(member.components.get(name) for name in OPTIONS)
 
 
-def sampler_name(member: Member) -> str:
-    """The scheduler in words, with what tells it from another of its class."""
-    scheduler = member.components["scheduler"]
+def sampler_name(member: Member, alone: bool = True) -> str:
+    """The scheduler in words, with what tells it from another of its class. alone: as in `sampler_of`."""
+    scheduler = own_scheduler(member) if alone else member.components["scheduler"]
     spacing = scheduler.config.get("timestep_spacing")
     return type(scheduler).__name__ + (f" ({spacing} steps)" if spacing else "")
 
@@ -94,9 +126,9 @@ def remarked(members: Sequence[Member]) -> list[Member]:
             more.append(f"it is a few-step model ({few[k].sign}) beside ordinary ones: alone it draws in {few[k].steps} steps at guidance "
                         f"{few[k].guidance:g}, but its answers are no plain noise predictions, so averages with it may be worse than "
                         "each model alone")  # fmt: skip
-        if sampler_of(member) != sampler_of(members[0]):
+        if sampler_of(member) != sampler_of(members[0], alone=False):
             more.append(f"its own sampler is {sampler_name(member)}, with which it draws alone; what is averaged is drawn with that of "
-                        f"{members[0].name}, {sampler_name(members[0])}")  # fmt: skip
+                        f"{members[0].name}, {sampler_name(members[0], alone=False)}")  # fmt: skip
         found.append(replace(member, warnings=(*member.warnings, *more)) if more else member)
     return found
 

@@ -7,12 +7,13 @@ like the first one are drawn as part of the whole ensemble, bit for bit as ever.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from fusion.methods.drawing import draw, mean_weights, memory_ratio, price
 from fusion.methods.plan import Cost, Sample, SamplingPlan
-from models.samplers import FEW, MOST_GUIDANCE, few_steps_of, sampler_name, sampler_of
+from models.samplers import FEW, MOST_GUIDANCE, few_steps_of, in_its_own_way, sampler_name, sampler_of
 
 ALONE = ("single", "mixture")  # methods each of whose samples comes from one member
 
@@ -32,7 +33,8 @@ def as_drawn(ensemble, plan: SamplingPlan, index: int) -> SamplingPlan:
 
 def own_sampler(ensemble, plan: SamplingPlan, index: int) -> bool:
     """Whether member `index` is drawn with another scheduler or rule for empty prompts than the first member's."""
-    return plan.sampler != "first" and sampler_of(ensemble.members[index]) != sampler_of(ensemble.members[0])
+    member, first = ensemble.members[index], ensemble.members[0]
+    return plan.sampler != "first" and sampler_of(member) != sampler_of(first, alone=False)
 
 
 def uneven(ensemble, plan: SamplingPlan) -> bool:
@@ -48,7 +50,9 @@ def draw_alone(ensemble, plan: SamplingPlan, index: int, *, method: str, jobs=No
     if not own_sampler(ensemble, plan, index):
         return draw(ensemble, mine, hot, method=method, member=name, jobs=jobs, shown=shown)
     shown = hot if shown is None else shown
-    return draw(ensemble.subset([index]), mine, np.ones(1), method=method, member=name, jobs=jobs, shown=shown)
+    apart = ensemble.subset([index])
+    apart = replace(apart, members=(in_its_own_way(apart.members[0]),))
+    return draw(apart, mine, np.ones(1), method=method, member=name, jobs=jobs, shown=shown)
 
 
 def cost_alone(ensemble, plan: SamplingPlan, shares: Sequence[float]) -> Cost:
@@ -75,7 +79,7 @@ def sampler_words(ensemble, plan: SamplingPlan, method: str, shares: Sequence[fl
         return []
     if method.split("/")[0] not in ALONE:
         first = ensemble.members[0]
-        return [f"What is averaged is drawn with the sampler of {first.name}: {sampler_name(first)}"]
+        return [f"What is averaged is drawn with the sampler of {first.name}: {sampler_name(first, alone=False)}"]
     found = []
     for k, member in enumerate(ensemble.members):
         if shares is None or shares[k] > 0:

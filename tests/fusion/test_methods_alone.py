@@ -173,6 +173,29 @@ def test_the_rule_for_empty_prompts_is_the_members_own(tmp_path):
     assert not np.array_equal(alone(pair, 1, steps=3, sampler="first"), np.asarray(expected))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "changes"),
+    [("my-turbo", "EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}), ("x_lightning_4step_lora", "EulerDiscreteScheduler",
+     {"timestep_spacing": "trailing"}), ("lcm-lora-sdv1-5", "LCMScheduler", {}), ("Hyper-SD15-4steps-lora", "DDIMScheduler",
+     {"timestep_spacing": "trailing"})],
+)  # fmt: skip
+def test_an_adapter_that_makes_a_model_quick_is_drawn_with_its_sampler(sd_cards, tmp_path, name, kind, changes):
+    """A LoRA brings no scheduler: its name says which one it was distilled for. The base beside it keeps its own."""
+    base = sd_cards["base"]
+    (file,) = Path(sd_cards["lora"].adapter).glob("*.safetensors")
+    lora = shutil.copy(file, tmp_path / f"{name}.safetensors")
+    pair = load_ensemble([base, replace(base, id="quick", title="quick", adapter=str(lora))], device="cpu", lora="switch")
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(base.source, safety_checker=None, requires_safety_checker=False)
+    pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **changes)
+    pipe.load_lora_weights(str(lora))
+    pipe.set_progress_bar_config(disable=True)
+    noise = [torch.Generator().manual_seed(7)]
+    expected = pipe(["a cat"], num_inference_steps=4, guidance_scale=1.0, generator=noise, height=16, width=16).images[0]
+    assert np.abs(alone(pair, 1).astype(int) - np.asarray(expected).astype(int)).max() <= 1
+    assert np.array_equal(alone(pair, 0), own(Path(base.source), 12, 5.0, 7))
+    assert any(kind in words and "what is averaged is drawn with that of" in words for words in pair.warnings)
+
+
 # ------------------------------------------------------------------------------------------------ what is said
 
 def test_samplers_are_said(ensemble):
