@@ -19,7 +19,7 @@ from fusion.features import FOLDS, contrasts, cross_fitted_scores, discriminant,
 from fusion.gram import ResidualGram
 from fusion.likelihood import ledoit_wolf, logistic, softmax
 from fusion.outside import MixtureTest
-from models import bounded
+from models import bounded, room
 
 REFITS = 64  # bootstrap refits of the calibration, for its own share of the uncertainty
 
@@ -69,7 +69,8 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         arrays = {"products": self.products, "owner": self.owner, "strata": self.strata}
         rest = json.dumps({"names": self.names, "draws": self.draws})
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, str(path), metadata={"calibration": rest})
+        with room.writing(path, sum(x.nbytes for x in arrays.values())):
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, str(path), metadata={"calibration": rest})
 
     @staticmethod
     def load(path: str | Path) -> Calibration:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from fusion.commands import Unsaved
 from fusion.lazy import Lazy
 from fusion.parallel import lonely, started, wants_cpu
+from models.room import is_full, told
 
 NAMES = ("fit", "sample", "compare", "details", "train", "represent", "distill", "study", "deploy", "serve")
 COMMANDS = Lazy(NAMES, "fusion.commands")  # name -> module with ABOUT, arguments, run
@@ -109,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _show(args, error.result, error.text)
             print(f"error: {error}", file=sys.stderr)
             return 1
-        except (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:  # our refusals are ValueErrors
+        except Exception as error:  # our refusals are ValueErrors; a full disk is told by whichever library was writing
+            if not isinstance(error, (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError)) and not is_full(error):
+                raise
             said = _cause(error, args)
             if said is None and not interrupt():  # long work raises RuntimeError when stopped before anything was done; else it is a bug
                 raise
@@ -126,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _cause(error: Exception, args) -> str | None:
     """What to say of an error; None for one that only a bug explains."""
+    if is_full(error):
+        return told(error, getattr(args, "out", None) or ".")
     if not isinstance(error, (RuntimeError, MemoryError)):
         return str(error)
     from fusion.memory import out_of_memory

@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 
 from fusion.hosting import TARGET
 from fusion.manifest import FILE, Target
+from models import room
 from models.catalog import REPOSITORY, catalog
 
 CODE = (".py", ".yaml", ".js", ".css", ".json", ".html", ".md", ".gz")  # .gz: the word pieces that single files come without
@@ -52,6 +53,7 @@ def render(target: Target, out: Path, root: Path = REPOSITORY) -> Rendered:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DeployError(f"the folder {out} cannot be made ({error.strerror}): choose another with --out") from None
+    room.require(out, sum((root / place).stat().st_size for place in places))
     for place in places:
         (out / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / place, out / place)  # what a link points to: the hub stores equal files once

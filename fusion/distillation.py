@@ -21,6 +21,7 @@ from fusion.methods.plan import SamplingPlan
 from fusion.sampler import fused
 from fusion.transfer.networks import ADAPTER, conditions, plain_attention, precision, put, recomputing, trainable_copy
 from fusion.transfer.training import Course, Loss, Schedule, train
+from models import room
 from models.conditioning import named_arguments
 from models.ensemble import Ensemble
 
@@ -81,7 +82,8 @@ class Distilled:
         folder.mkdir(parents=True, exist_ok=True)
         layers = {name.replace(f".{ADAPTER}.", "."): tensor.contiguous() for name, tensor in self.tensors.items()}
         cls = ensemble.members[ensemble.names.index(self.student)].pipeline_class
-        cls.save_lora_weights(folder, **{f"{ensemble.family.slot}_lora_layers": layers})
+        with room.writing(folder, sum(tensor.nbytes for tensor in layers.values())):
+            cls.save_lora_weights(folder, **{f"{ensemble.family.slot}_lora_layers": layers})
         return folder
 
 

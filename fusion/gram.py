@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from models import bounded
+from models import bounded, room
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,8 @@ class ResidualGram:
         arrays = {n: np.ascontiguousarray(x) for n, x in arrays.items() if x is not None}
         arrays |= {f"level_weights.{n}": np.ascontiguousarray(w) for n, w in self.level_weights.items()}
         rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name in ("names", "prompts", "evaluations", "dimensions", "draws")}
-        save_file(arrays, str(path), metadata={"residual_gram": json.dumps(rest)})
+        with room.writing(path, sum(x.nbytes for x in arrays.values())):
+            save_file(arrays, str(path), metadata={"residual_gram": json.dumps(rest)})
 
     @staticmethod
     def load(path: str | Path) -> ResidualGram:

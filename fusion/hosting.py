@@ -16,6 +16,7 @@ from contextlib import closing
 
 from fusion.manifest import FILE, Limits, ManifestError, Target, targets
 from fusion.stopping import Interrupted
+from models.room import DiskFull
 
 TARGET = "SCOREFUSION_TARGET"  # environment variable that names the target of spaces.yaml
 SHORTEST = 10  # seconds of GPU asked for at least
@@ -185,7 +186,8 @@ class Wire:
                 result = None
             self.events.put(("result", result))
         except Exception as error:
-            kind = "memory" if out_of_memory(error) else "value" if isinstance(error, (ValueError, FileNotFoundError)) else "other"
+            ours = isinstance(error, (ValueError, FileNotFoundError, DiskFull))
+            kind = "memory" if out_of_memory(error) else "value" if ours else "other"
             self.events.put(("failed", (kind, str(error) if kind == "value" else f"{type(error).__name__}: {error}")))
 
 

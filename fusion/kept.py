@@ -25,6 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from models import room
+
 log = logging.getLogger(__name__)
 
 
@@ -82,7 +84,7 @@ class Kept:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting: one file for each shelf, under its own name at once. Raises OSError when the disk is full."""
+        """Write what is waiting: one file for each shelf, under its own name at once. Raises OSError (`models.room.DiskFull`)."""
         for shelf, arrays in self._waiting.items():
             folder = self.folder / shelf
             folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,9 @@ class Kept:
                 os.replace(unfinished, file)
             except (OSError, SafetensorError) as error:
                 unfinished.unlink(missing_ok=True)
-                raise OSError(f"what was measured cannot be kept in {self.folder} ({error}): make room, or use --no-work") from error
+                if room.is_full(error):
+                    raise room.full(self.folder, sum(x.nbytes for x in arrays.values())) from error
+                raise OSError(f"what was measured cannot be kept in {self.folder} ({error}): use --no-work") from error
             self._shelf(shelf).update(dict.fromkeys(arrays, file))
         self._waiting, self._written = {}, time.monotonic()
 
@@ -142,7 +146,8 @@ class Kept:
                 shelf.mkdir(parents=True, exist_ok=True)
                 for file, data in zip(files, made):
                     unfinished = file.with_suffix(f".{uuid.uuid4().hex}")
-                    unfinished.write_bytes(data)
+                    with room.writing(unfinished, len(data)):
+                        unfinished.write_bytes(data)
                     os.replace(unfinished, file)
             return made
 

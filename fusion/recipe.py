@@ -23,6 +23,7 @@ from fusion.methods.drawing import mean_weights, normalised, values_of
 from fusion.recipe_cards import described, known, same_model
 from fusion.recipe_schema import MAX_BYTES, VERSION, RecipeError, parse
 from fusion.weights import Weights
+from models import room
 
 KEY = "scorefusion"  # of the text chunk in PNG files
 MAX_PNG_BYTES = 64 * 1024 * 1024
@@ -158,7 +159,9 @@ class Recipe:
     def save(self, path: str | Path) -> Path:
         """Write the recipe, and beside it the file of what was trained."""
         self._save_trained(Path(path).parent)
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        text = self.to_json() + "\n"
+        with room.writing(path, len(text)):
+            Path(path).write_text(text, encoding="utf-8")
         return Path(path)
 
     def png_info(self) -> PngInfo:
@@ -170,7 +173,8 @@ class Recipe:
     def save_png(self, image: Image.Image, path: str | Path) -> Path:
         """Write an image with the recipe inside, and beside it the file of what was trained."""
         self._save_trained(Path(path).parent)
-        image.save(path, format="PNG", pnginfo=self.png_info())
+        with room.writing(path, image.width * image.height * 3):  # at most: what it takes once compressed is known afterwards
+            image.save(path, format="PNG", pnginfo=self.png_info())
         return Path(path)
 
     def _save_trained(self, folder: Path) -> None:

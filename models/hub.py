@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from . import headers
+from . import headers, room
 from .card import COMMIT
 from .errors import ModelError, Unreached
 from .headers import Header
@@ -94,10 +94,13 @@ def _network_errors() -> tuple[type[Exception], ...]:
 @contextmanager
 def explained(source: str, revision: str | None) -> Iterator[None]:
     """Turn the hub client's errors into ours."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     try:
-        yield
+        with room.writing(constants.HF_HUB_CACHE):
+            yield
+    except room.DiskFull as error:
+        raise ModelError(f"'{source}' cannot be fetched: {error}") from error
     except errors.GatedRepoError as error:
         raise ModelError(f"'{source}' asks you to accept its licence: do so on its page, then log in with `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fusion.parallel import pack, unpack
-from models import bounded
+from models import bounded, room
 
 NAME = ".unfinished.json"
 
@@ -93,13 +93,16 @@ class Diary:
         for one in batch:
             if self.picture is None or self.seen == self.picture:
                 path = self.folder / f"{len(self.written):04}-{self.method}-seed{one.seed}.png"
-                path.write_bytes(one.png)
+                with room.writing(path, len(one.png)):
+                    path.write_bytes(one.png)
                 self.written.append({"file": str(path), "prompt": one.prompt, "seed": one.seed, "member": one.member})
             self.seen += 1
         self.batches += 1
         content = {"run": self.run, "batches": self.batches, "seen": self.seen, "written": self.written}
         unfinished = self.folder / (NAME + ".new")
-        unfinished.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(content, ensure_ascii=False)
+        with room.writing(unfinished, len(text)):
+            unfinished.write_text(text, encoding="utf-8")
         os.replace(unfinished, self.folder / NAME)
 
     def close(self) -> None:

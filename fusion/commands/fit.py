@@ -42,6 +42,7 @@ def run(args, *, progress, stop):
     from fusion.commands.shared import check_levels, ensemble_of, fitted, pictures_in, say, told
     from fusion.images import advice
     from fusion.parallel import together
+    from models.room import amount
 
     for file in filter(None, (args.out, args.gram)):
         options.writable(file)
@@ -65,7 +66,7 @@ def run(args, *, progress, stop):
     lines = [told(found), f"The recipe is in {args.out}: python -m fusion sample {args.out} --prompt \"...\""]
     if kept is not None:
         result |= {"work": str(kept.folder), "asked": asked, "kept": known}
-        lines.append(f"{kept.folder} ({kept.size() / 2**20:.0f} MB) keeps what the models said ({known} of {asked + known} answers were "
+        lines.append(f"{kept.folder} ({amount(kept.size())}) keeps what the models said ({known} of {asked + known} answers were "
                      "there before): another model or picture costs only what is new. Delete it when you are done.")  # fmt: skip
     return result, "\n".join(lines)
 
@@ -77,16 +78,15 @@ def _work(args) -> Path:
 
 def _kept(args, ensemble, images: int):
     """The folder of predictions. Raises ValueError where the disk has no room for them."""
-    import shutil
-
     from fusion.kept import Kept, size_of
+    from models import room
 
     folder = _work(args)
     own = len(ensemble) * (args.calibrate or 0)
-    kept, free = Kept(folder), shutil.disk_usage(folder).free
+    kept, there = Kept(folder), room.free(folder)
     needed = size_of(ensemble, images + own, args.levels) - kept.size()
-    if needed > free:
-        raise ValueError(f"keeping what the models say takes {needed / 2**30:.1f} GiB and {folder} has room for {free / 2**30:.1f}: "
+    if needed > there:
+        raise ValueError(f"keeping what the models say takes {room.amount(needed)} and {folder} has room for {room.amount(there)}: "
                          "choose another folder with --work, or use --no-work")  # fmt: skip
     return kept
 

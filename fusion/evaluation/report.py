@@ -14,6 +14,7 @@ from fusion.evaluation.html import page
 from fusion.evaluation.recommendation import NONE, Recommendation
 from fusion.evaluation.text import table
 from fusion.methods import Cost, Sample
+from models import room
 
 ENDINGS = (".html", ".json")  # what a report can be saved as
 
@@ -91,7 +92,9 @@ class Report:
         path = Path(path)
         if path.suffix.lower() not in ENDINGS:
             raise ValueError(f"a report is saved as {' or '.join(ENDINGS)}, not {path.suffix or 'without an ending'}")
-        path.write_text(self.to_html() if path.suffix.lower() == ".html" else self.to_json(), encoding="utf-8")
+        text = self.to_html() if path.suffix.lower() == ".html" else self.to_json()
+        with room.writing(path, len(text)):
+            path.write_text(text, encoding="utf-8")
         return path
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fusion.transfer.task import Condition
-from models import bounded
+from models import bounded, room
 
 FINGERPRINT = ("a portrait of a scientist", "")  # prompts whose embeddings tell text encoders apart
 KEY = "representation"  # of the metadata in the file
@@ -113,7 +113,9 @@ class Representation(nn.Module):
         return save(state, metadata={KEY: json.dumps(asdict(self.about))})
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_bytes(self.to_bytes())
+        content = self.to_bytes()
+        with room.writing(path, len(content)):
+            Path(path).write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path) -> Representation:

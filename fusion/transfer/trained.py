@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fusion.transfer.representation import Representation, about_of
 from fusion.transfer.training import Course
-from models import bounded
+from models import bounded, room
 
 KEY = "trained"  # of the metadata in the file
 LORA, CODE = "lora.", "representation."
@@ -77,7 +77,8 @@ class Trained:
         """Write it under its own name, unless it is there."""
         path = Path(folder) / self.file
         if not path.is_file() or path.stat().st_size != len(self.content):
-            path.write_bytes(self.content)
+            with room.writing(path, len(self.content)):
+                path.write_bytes(self.content)
         return path
 
     @staticmethod

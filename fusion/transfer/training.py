@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fusion.memory import Parts
-from models import bounded
+from models import bounded, room
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,9 @@ class _Run:
                 "seconds": time.perf_counter() - self.begun}  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        save_file({name: t.clone().contiguous() for name, t in state.items()}, partial, metadata={"training": json.dumps(told)})
+        state = {name: t.clone().contiguous() for name, t in state.items()}
+        with room.writing(partial, sum(t.nbytes for t in state.values())):
+            save_file(state, partial, metadata={"training": json.dumps(told)})
         partial.replace(path)
 
     def resume(self, path: Path) -> None:

@@ -10,6 +10,8 @@ import functools
 
 import gradio as gr
 
+from models.room import is_full
+
 from . import (
     address,
     arriving,
@@ -173,22 +175,36 @@ def on_act(session: state.Session, event: gr.EventData) -> list:
     return refresh(session)
 
 
+@contextlib.contextmanager
+def room_for(session: state.Session, place: str):
+    """What arrives is written to the visitor's folder: a full disk is said at `place`, and what was there stays."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        session.note(place, "bad", fit.explain(session, error))
+
+
 @turn
 def on_upload(session: state.Session, files) -> list:
-    uploads.take(session, arriving.paths(files))
+    with room_for(session, "target"):
+        uploads.take(session, arriving.paths(files))
     return [None, *refresh(session)]
 
 
 @turn
 def on_held(session: state.Session, files) -> list:
-    measure.upload(session, arriving.paths(files))
+    with room_for(session, "measure"):
+        measure.upload(session, arriving.paths(files))
     return [None, *refresh(session)]
 
 
 @turn
 def on_recipe(session: state.Session, files) -> list:
     if files:
-        uploads.take_back(session, arriving.paths(files))
+        with room_for(session, "comeback"):
+            uploads.take_back(session, arriving.paths(files))
     return [None, *refresh(session)]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from html import escape
 
+from models.room import is_full, told
+
 from . import charts, engine, jobs, models_section, texts
 from .panel import notes, progress, section
 
@@ -194,6 +196,8 @@ def follow(session, job):
 
 def explain(session, error: Exception) -> str:
     """Cause and cure. Our own errors are written for people; anything else is named, and the log has the rest."""
+    if is_full(error):
+        return session.tell("run.problem", reason=texts.translate(session.language, told(error, session.folder)))
     if isinstance(error, (ValueError, FileNotFoundError)):
         return session.tell("run.problem", reason=texts.translate(session.language, str(error)))
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
