@@ -24,6 +24,8 @@ DISTILLED = {  # what names say -> the scheduler of diffusers that such models a
     "dmd": ("LCMScheduler", {}), "tcd": ("TCDScheduler", {}), "hyper": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
     "lightning": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
 }
+PATH = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type", "num_train_timesteps", "rescale_betas_zero_snr",
+        "set_alpha_to_one", "steps_offset", "clip_sample", "shift", "use_dynamic_shifting")
 OPTIONS = ("force_zeros_for_empty_prompt", "is_distilled")  # of pipelines, beside their parts
 _SOURCE = re.compile(r"(?<![a-z])(lightning|turbo|lcm|tcd|hyper-?(sd|flux)\w*|dmd2?|schnell|sdxs)(?![a-z])")
 _ADAPTER = re.compile(r"(?<![a-z])(lcm|tcd|hyper-?(sd|flux)\w*|turbo)(?![a-z])|(?<![0-9])\d\d?[-_ ]?steps?(?![a-z])")
@@ -94,21 +96,26 @@ def in_its_own_way(member: Member) -> Member:
     return member if own else replace(member, components={**member.components, "scheduler": scheduler})
 
 
-def sampler_of(member: Member, alone: bool = True) -> tuple:
+def sampler_of(member: Member, alone: bool = True, path: bool = True) -> tuple:
     """Equal for members that are sampled alike: scheduler with its configuration, and the rule for empty prompts.
 
-    alone: as the member alone is drawn; else as its pipeline is, which draws averages where it is the first.
+    alone: as the member alone is drawn; else as its pipeline is, which draws averages where it is the first. path: with the noise
+    schedule and what is predicted, which are converted where members are averaged.
     """
     scheduler = own_scheduler(member) if alone else member.components["scheduler"]
-    config = sorted((key, repr(value)) for key, value in scheduler.config.items() if not key.startswith("_"))
+    told = {key: value for key, value in scheduler.config.items() if not key.startswith("_") and (path or key not in PATH)}
+    config = sorted((key, repr(value)) for key, value in told.items())
     return type(scheduler).__name__, tuple(config), tuple(member.components.get(name) for name in OPTIONS)
 
 
 def sampler_name(member: Member, alone: bool = True) -> str:
     """The scheduler in words, with what tells it from another of its class. alone: as in `sampler_of`."""
     scheduler = own_scheduler(member) if alone else member.components["scheduler"]
-    spacing = scheduler.config.get("timestep_spacing")
-    return type(scheduler).__name__ + (f" ({spacing} steps)" if spacing else "")
+    config = scheduler.config
+    told = [f"{config['timestep_spacing']} steps"] if config.get("timestep_spacing") else []
+    told += ["Karras noise"] if config.get("use_karras_sigmas") else []
+    told += [str(config["algorithm_type"])] if "sde" in str(config.get("algorithm_type")) else []
+    return type(scheduler).__name__ + (f" ({', '.join(told)})" if told else "")
 
 
 # ------------------------------------------------------------------------------------------------ what is said of members together
@@ -126,7 +133,7 @@ def remarked(members: Sequence[Member]) -> list[Member]:
             more.append(f"it is a few-step model ({few[k].sign}) beside ordinary ones: alone it draws in {few[k].steps} steps at guidance "
                         f"{few[k].guidance:g}, but its answers are no plain noise predictions, so averages with it may be worse than "
                         "each model alone")  # fmt: skip
-        if sampler_of(member) != sampler_of(members[0], alone=False):
+        if sampler_of(member, path=False) != sampler_of(members[0], alone=False, path=False):
             more.append(f"its own sampler is {sampler_name(member)}, with which it draws alone; what is averaged is drawn with that of "
                         f"{members[0].name}, {sampler_name(members[0], alone=False)}")  # fmt: skip
         found.append(replace(member, warnings=(*member.warnings, *more)) if more else member)

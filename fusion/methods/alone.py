@@ -75,10 +75,12 @@ def drawing(method: str, weights) -> np.ndarray:
 
 def sampler_words(ensemble, plan: SamplingPlan, method: str, shares: Sequence[float] | None = None) -> list[str]:
     """Which sampler is used, one sentence each; nothing where all members sample alike. shares: which members draw, None for all."""
-    if not uneven(ensemble, plan):
+    first = ensemble.members[0]
+    usual = sampler_of(first, alone=False, path=False)
+    told = any(few_steps_of(member) or sampler_of(member, path=False) != usual for member in ensemble.members)
+    if plan.sampler == "first" or not told:
         return []
     if method.split("/")[0] not in ALONE:
-        first = ensemble.members[0]
         return [f"What is averaged is drawn with the sampler of {first.name}: {sampler_name(first, alone=False)}"]
     found = []
     for k, member in enumerate(ensemble.members):

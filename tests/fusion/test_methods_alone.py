@@ -211,6 +211,17 @@ def test_samplers_are_said(ensemble):
     assert average.startswith(f"What is averaged is drawn with the sampler of {ensemble.names[0]}: DDIM")
 
 
+def test_another_noise_schedule_is_no_other_sampler(sd_cards, tmp_path):
+    """What a member predicts and at which noise is converted where it is averaged: nothing to warn of. Alone it is drawn as it is."""
+    v = tiny.sd(tmp_path / "v", 8, sibling=Path(sd_cards["base"].source), prediction="v_prediction")
+    pair = load_ensemble([sd_cards["base"], tiny_card("sd", v)], device="cpu")
+    assert pair.warnings == () and sampler_words(pair, SamplingPlan(["a"], [1]), "single") == []
+    assert np.array_equal(alone(pair, 1), own(v, 12, 5.0, 7))
+    karras = diffusers.DPMSolverMultistepScheduler(**EULER, use_karras_sigmas=True, algorithm_type="sde-dpmsolver++")
+    told = load_ensemble([sd_cards["base"], tiny_card("sd", sibling(tmp_path / "k", sd_cards["base"], 9, karras))], device="cpu").warnings
+    assert "DPMSolverMultistepScheduler (linspace steps, Karras noise, sde-dpmsolver++), with which it draws alone" in told[0]
+
+
 def test_a_report_says_which_samplers_were_used(ensemble):
     report = compare(ensemble, ["singles", "uniform"], ["a cat"], [1, 2], steps=3, guidance=1.0)
     assert "quick is drawn alone with its own sampler" in report.settings["samplers"]

@@ -252,7 +252,9 @@ def test_a_file_of_usual_shape_needs_no_companion(files, monkeypatch):
     monkeypatch.setattr("models.pieces.built_tokenizer", lambda pad: tiny.tokenizer())
     alone = ModelCard(id="alone", title="alone", family="sd", source=str(files("sd")))
     ensemble = load(alone, alone)
-    assert type(ensemble.pipeline.scheduler) is diffusers.PNDMScheduler and ensemble.warnings == ()
+    assert type(ensemble.pipeline.scheduler) is diffusers.PNDMScheduler
+    assert ensemble.warnings == ("alone (2): it is the same model as alone, so that their shares cannot be told apart: leave one of them "
+                                 "out",)  # fmt: skip
     assert ensemble.members[0].network is ensemble.members[1].network
     assert draw(ensemble.pipeline).shape == (1, 16, 16, 3)
 
