@@ -35,12 +35,14 @@ __all__ = ["CalibratedProportions", "Calibration", "calibrate"]
 PRIOR = 0.1  # of an image of each member, added to the target: no member is ever ruled out, and the error falls by 6 % at 12 images
 
 
-def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, levels=16, draws=1, seed=0,
+def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, guidance=None, levels=16, draws=1, seed=0,
               progress=None, stop=None, team: Team = ALONE, kept=None) -> Calibration:  # fmt: skip
     """Measure an ensemble on images of its members' own: once, then saved beside it.
 
     `images_by_member`: for each member `(images, prompts)`, best of its training population. None: `samples` pictures drawn from each
-    member, for `prompts` in turn (needed where the models read text). `progress(done, total, message)` counts thousandths of a member.
+    member, for `prompts` in turn (needed where the models read text), at `guidance` (None: the models' own), which
+    should be that of the images to come: guidance changes what a model's population looks like.
+    `progress(done, total, message)` counts thousandths of a member.
     `team`: processes that share drawing and measuring. `kept` (`fusion.kept.Kept`): pictures and predictions of a run that was cut short.
     Raises ValueError for too few images or no prompts, RuntimeError when stopped: half a calibration compares nothing.
     """
@@ -53,7 +55,7 @@ def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, lev
     for k in members:
         tell = progress and (lambda done, total, message, k=k: progress(1000 * k + 1000 * done // total, 1000 * len(members), message))
         if images_by_member is None:
-            images, said = _own_pictures(ensemble, k, prompts or [""], samples, seed, stop, team, kept)
+            images, said = _own_pictures(ensemble, k, prompts or [""], samples, seed, guidance, stop, team, kept)
         else:
             images, said = images_by_member[k]
         gram = fit_gram(ensemble, images, said, levels=levels, draws=draws, seed=seed + k, progress=tell, stop=stop, team=team, kept=kept)
@@ -63,14 +65,16 @@ def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, lev
     return Calibration.from_grams(grams, ensemble.names)
 
 
-def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: int, stop, team: Team, kept) -> tuple[list, list[str]]:
+def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: int, guidance: float | None, stop, team: Team,
+                  kept) -> tuple[list, list[str]]:  # fmt: skip
     """`samples` pictures of member k alone, for the prompts in turn. Seeds differ between members. PNG keeps every bit of a picture."""
     from fusion.methods.alone import as_drawn, draw_alone  # they stand on calibrated features: imported when called, or both would circle
     from fusion.methods.plan import Part, SamplingPlan
 
     said, alone = [prompts[i % len(prompts)] for i in range(samples)], ensemble.subset([k])
     recall = (lambda _plan, make: make()) if kept is None else kept.album(alone)
-    plan = SamplingPlan(said, [seed + samples * k + i for i in range(samples)], stop=stop, part=Part(team.rank, team.size))
+    plan = SamplingPlan(said, [seed + samples * k + i for i in range(samples)], stop=stop, part=Part(team.rank, team.size),
+                        guidance=ensemble.guidance if guidance is None else guidance)  # fmt: skip
     plan = as_drawn(alone, plan, 0)  # few-step models in few steps
 
     def drawn():

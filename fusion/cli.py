@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from fusion.commands import Unsaved
+from fusion.commands import Unsaved, options
 from fusion.lazy import Lazy
 from fusion.parallel import lonely, started, wants_cpu
 from models.room import is_full, told
@@ -90,6 +90,13 @@ class Bar:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    try:
+        return _main(argv)
+    finally:
+        options.tidy()
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would advise on torchvision, which nothing here needs, at every start
     command, (rank, size) = COMMANDS[args.command], started()

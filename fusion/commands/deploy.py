@@ -52,6 +52,7 @@ def run(args, *, progress, stop):
         made = render(target, out)
         size = f"{made.files} files, {made.size / 1e6:.1f} MB"
         if args.dry_run:
+            (out / ".gitignore").write_text("# a dry run, made anew at any time: nothing for a repository\n*\n", encoding="utf-8")
             result |= {"folder": str(out), "files": made.files, "bytes": made.size}
             needs = "".join(f"\nSecret {name}: its value is taken from {GIVEN}{name}" for name in target.secrets)
             return result, f"The Space {result['repository']} on {target.hardware} is in {out}: {size}.{needs}\nNothing was sent anywhere."

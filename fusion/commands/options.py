@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, ArgumentTypeError
+from contextlib import suppress
 from pathlib import Path
 
 MODELS = (
@@ -49,6 +50,26 @@ def strength(typed: str) -> float:
     return value
 
 
+_made: list[Path] = []  # folders that this run of a command has made
+
+
+def _make(path: Path) -> None:
+    """Make a folder and those above it, and remember which ones were not there."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    _made.extend(missing)
+
+
+def tidy() -> None:
+    """Take away the folders that were made and stayed empty: what is refused or stopped at once leaves nothing behind."""
+    while _made:
+        path = _made.pop()
+        deep = [path, *(one for one in _made if path in one.parents)]
+        for one in sorted(deep, key=lambda one: len(one.parts), reverse=True):
+            with suppress(OSError):  # it holds something, or is gone
+                one.rmdir()
+
+
 def writable(typed: str, *endings: str) -> Path:
     """The file that a result will go to, its folder made. ValueError, before any long work, where it cannot be written there.
 
@@ -58,7 +79,7 @@ def writable(typed: str, *endings: str) -> Path:
     if endings and path.suffix.lower() not in endings:
         raise ValueError(f"{path.name} must end in {' or '.join(endings)}, the format it is written in")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
     except OSError as error:
         raise ValueError(f"{path} cannot be written, since its folder cannot be made ({error.strerror}): choose another place") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
@@ -71,7 +92,7 @@ def folder(typed: str | Path) -> Path:
     """The folder that results will go to, made. ValueError, before any long work, where nothing can be written in it."""
     path = Path(typed)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in its name
         cause = "a file is in its place" if isinstance(error, (FileExistsError, NotADirectoryError)) else getattr(error, "strerror", error)
         raise ValueError(f"the folder {path} cannot be made ({cause}): choose another place") from None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from argparse import ArgumentParser
 from pathlib import Path
 
 from fusion.commands import options
 from fusion.studies import NAMES, STUDIES
+
+PAGE = "page"  # below a study's work: what it writes until it is whole
 
 ABOUT = """Repeat one of the papers' experiments, over seeds, and write its page, tables and figures.
 
@@ -37,6 +40,16 @@ def folders(name: str, quick: bool = False, out: str | None = None, work: str | 
     return results, Path(work or Path(".train") / f"{'quick' if quick else 'study'}-{name}")
 
 
+def put(fresh: Path, out: Path) -> None:
+    """Move the files of a page to where it belongs, the page itself last: it never names what is not there."""
+    for file in sorted((path for path in fresh.rglob("*") if path.is_file()), key=lambda path: (path.name == "README.md", path)):
+        place = out / file.relative_to(fresh)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside = place.with_name(f".{place.name}.new")
+        shutil.copyfile(file, beside)  # another disk, perhaps; then at once
+        beside.replace(place)
+
+
 def run(args, *, progress, stop):
     """Run the study; `({"study", "out", "stopped", "summary"}, text)`. ValueError where the study cannot be run as asked."""
     study = STUDIES[args.name]
@@ -46,7 +59,12 @@ def run(args, *, progress, stop):
     out, work = folders(args.name, args.quick, args.out, args.work)
     for folder in (out, work):
         options.folder(folder)
-    summary = study.run(out, work, quick=args.quick, seeds=args.seeds, progress=progress, stop=stop, **more)
+    fresh = work / PAGE
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    summary = study.run(fresh, work, quick=args.quick, seeds=args.seeds, progress=progress, stop=stop, **more)
     stopped = bool(stop())
+    if not stopped or not (out / "README.md").is_file():  # a part never takes the place of a whole page
+        put(fresh, out)
     text = f"Stopped; the same command goes on from {work}." if stopped else f"{study.TITLE}: {out / 'README.md'}"
     return {"study": args.name, "out": str(out), "stopped": stopped, "summary": summary}, text

@@ -146,26 +146,28 @@ def _kept(folder: Path | None, together, images: int, looks: int):
     return Kept(folder) if needed < shutil.disk_usage(folder).free / 2 else None
 
 
-def calibrate(chosen, result, *, job, samples: int = 96, folder: Path | None = None):
-    """The same fit with proportions, after drawing `samples` images from each model."""
+def calibrate(chosen, result, *, job, samples: int = 96, folder: Path | None = None, guidance: float | None = None):
+    """The same fit with proportions, after drawing `samples` images from each model at the guidance that will be drawn with."""
     from fusion.fitting import fit_all
 
     hosting.check(models=chosen, calibration=samples)
     settings = result.gram.settings
-    each = 20 + 2 * len(chosen) * settings["levels"] * settings["draws"]  # drawn in 20 steps, then looked at by all
+    drawn = 20 * (2 if guidance is None or guidance > 1 else 1)  # steps, with guidance the unconditional half, too
+    each = drawn + 2 * len(chosen) * settings["levels"] * settings["draws"]  # then looked at by all
     time = hosting.seconds(len(chosen) * samples * each, 2 * len(chosen) * samples)
-    made = hosting.call(calibrated, chosen, samples, sorted(set(result.gram.prompts)), settings, folder, job=job, seconds=time)
+    made = hosting.call(calibrated, chosen, samples, sorted(set(result.gram.prompts)), settings, folder, guidance, job=job, seconds=time)
     return fit_all(result.gram, made, result.target)
 
 
-def calibrated(chosen, samples: int, prompts, settings: dict, folder: Path | None = None, *, job):
+def calibrated(chosen, samples: int, prompts, settings: dict, folder: Path | None = None, guidance: float | None = None, *, job):
     """The calibration alone, as `measured` is the statistic alone."""
     from fusion.calibration import calibrate as run
 
     together = ensemble(chosen, job.loading)
     kept = _kept(folder, together, samples * len(together), settings["levels"] * settings["draws"])
     job.enter("drawing")
-    return run(together, None, samples=samples, prompts=prompts, **settings, progress=job.report, stop=job.stopped, kept=kept)
+    return run(together, None, samples=samples, prompts=prompts, guidance=guidance, **settings, progress=job.report, stop=job.stopped,
+               kept=kept)  # fmt: skip
 
 
 def refit(gram_path: Path, chosen):

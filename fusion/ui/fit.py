@@ -171,7 +171,8 @@ def run_calibration(session):
     cards, before = models_section.chosen(session), session.fit
     if before is None or session.stale():
         return
-    job = jobs.Job("calibrate", lambda j: engine.calibrate(cards, before, job=j, folder=session.answers))
+    guidance = session.plan.guidance
+    job = jobs.Job("calibrate", lambda j: engine.calibrate(cards, before, job=j, folder=session.answers, guidance=guidance))
     yield from follow(session, job)
     if job.result is not None:
         session.take_fit(job.result, tuple(c.id for c in cards))
