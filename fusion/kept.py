@@ -171,6 +171,11 @@ class Kept:
 
 # ------------------------------------------------------------------------------------------------ who said it, and to what
 
+def digest(*parts: object) -> str:
+    """A name for what decides a piece of work: parts of any kind, of which none may change while the name stays."""
+    return _digest(*parts)
+
+
 def _digest(*parts: object) -> str:
     """sha256 over parts of any kind, 40 hexadecimal digits: lengths are hashed too, so that parts cannot run together."""
     hashed = hashlib.sha256()

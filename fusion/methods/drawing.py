@@ -199,8 +199,9 @@ def needs_fit(fit, what: str):
 
 def evaluations(ensemble, plan: SamplingPlan, members: float) -> float:
     """Network evaluations per image when `members` networks run at every step; classifier-free guidance runs each twice where it acts."""
-    told = ensemble.members[0].network.config.get("time_cond_proj_dim") is not None  # the guidance: nothing is evaluated twice
-    doubled = plan.guidance > 1.0 and ensemble.family.guidance == "batch" and not told
+    doubled = plan.guidance > 1.0 and ensemble.family.guidance == "batch"
+    if doubled and ensemble.members[0].network.config.get("time_cond_proj_dim") is not None:  # told the guidance: nothing runs twice
+        doubled = False
     return members * (plan.steps + (guided_steps(plan.interval, plan.steps) if doubled else 0))
 
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fusion.kept import digest, identities
 from fusion.methods.coordinates import Coordinates
 from fusion.methods.drawing import draw, evaluations
 from fusion.methods.plan import MethodError, SamplingPlan
-from fusion.objective import fit_gram
+from fusion.objective import ResidualGram, fit_gram
 from fusion.weights import Weights
 
 IMAGES = 24  # per batch; the target itself is seldom larger
@@ -153,6 +154,9 @@ def _measure(ensemble, fit, plan, space, weights, images: int, seed: int, number
             plan.progress(int(1000 * (number + 0.5 * done / out_of)), 1000 * total, f"batch {number + 1} of {total}")
 
     batch = plan.with_(prompts=prompts, seeds=range(seed, seed + images), weights=None, progress=report)
+    file = None if plan.work is None else plan.work / f"batch-{_name(ensemble, fit, batch, weights, seed)}.safetensors"
+    if file is not None and file.is_file():
+        return _read(space, ResidualGram.load(file), weights)
     samples = list(draw(ensemble, batch, weights, method="matched"))
     if len(samples) < images:
         return None
@@ -162,8 +166,24 @@ def _measure(ensemble, fit, plan, space, weights, images: int, seed: int, number
     )  # fmt: skip
     if len(gram) < images:
         return None
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".unfinished")
+        gram.save(unfinished)
+        unfinished.replace(file)
+    return _read(space, gram, weights)
+
+
+def _read(space, gram, weights) -> Point:
+    """A batch as a point of the map."""
     u = space.read(gram).mean(0)
-    return Point(np.asarray(weights), space.shares(u), u, images)
+    return Point(np.asarray(weights), space.shares(u), u, len(gram))
+
+
+def _name(ensemble, fit, batch: SamplingPlan, weights, seed: int) -> str:
+    """Of the file of a batch: another one for whatever its pictures and their reading depend on."""
+    settings = (batch.jobs, batch.steps, batch.guidance, batch.guidance_interval, batch.height, batch.width, batch.batch_size)
+    return digest(*identities(ensemble), settings, np.asarray(weights, dtype=float).tobytes(), sorted(fit.gram.settings.items()), seed)
 
 
 def _solve(smooth: SmoothMap, target: np.ndarray, start: np.ndarray, target_images: int, names) -> Weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class SamplingPlan:
     `part`: which of the batches are drawn here, where several processes share a run or a killed one goes on.
     `sampler`: of images that come from one member alone: `own`, as its own pipeline draws it (`fusion.methods.alone`); `written`, with its
     scheduler, but these steps and guidance; `first`, with the first member's, as recipes of old did.
+    `work`: a folder where a search or a training keeps what it has, so that one that was stopped goes on; None: it starts anew.
     `trained`: what a method that trains draws with in place of what the fit holds (`fusion.transfer.trained.Trained`), or None.
     """
 
@@ -78,6 +80,7 @@ class SamplingPlan:
     trained: Any = None
     guidance_interval: tuple[float, float] | None = None
     sampler: str = "own"
+    work: Path | None = None
 
     @classmethod
     def grid(cls, prompts: Sequence[str], seeds: Sequence[int], **settings) -> SamplingPlan:

@@ -53,7 +53,7 @@ def _prepare(way: Way, ensemble, fit, plan: SamplingPlan):
         fit = represented(ensemble, fit, k, plan) if way.reads == "shared" else fit
         code = fit.trained.get(SHARED) if way.reads == "shared" else _random(ensemble, k, target) if way.reads else None
         trained = adapt(ensemble, k, target.images, target.prompts, method=way.name, representation=code, freeze=way.freeze,
-                        notes=_notes(code, way), progress=plan.progress, stop=plan.stop)  # fmt: skip
+                        notes=_notes(code, way), progress=plan.progress, stop=plan.stop, work=plan.work)  # fmt: skip
     found = replace(fit, trained={**fit.trained, way.name: trained})
     if trained.course.stopped and trained.course.best == 0:
         raise Unfinished(f"{way.title} was stopped before it was better than {trained.member} as it is: start it again")
@@ -132,7 +132,7 @@ def represented(ensemble, fit, k: int, plan: SamplingPlan):
         from fusion.transfer.source_phase import learned_for
 
         with _refusals():
-            found = learned_for(ensemble, list(fit.target.prompts), progress=plan.progress, stop=plan.stop)
+            found = learned_for(ensemble, list(fit.target.prompts), progress=plan.progress, stop=plan.stop, work=plan.work)
     return replace(fit, trained={**fit.trained, SHARED: found})
 
 

@@ -10,11 +10,13 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fusion.kept import digest, identities
 from fusion.transfer.networks import RANK, TransferError, adapted, plain_attention, recomputing, task_of, trainable_copy
 from fusion.transfer.representation import Representation
 from fusion.transfer.task import Condition, Task, same
@@ -63,24 +65,34 @@ class _Bench:
 def adapt(ensemble: Ensemble, k: int, images: Sequence[Image.Image], prompts: Sequence[str], *, method: str,
           representation: Representation | None = None, freeze: bool = True, rank: int = RANK, schedule: Schedule | None = None,
           notes: Mapping | None = None, progress: Callable[[int, int, str], None] | None = None,
-          stop: Callable[[], bool] | None = None) -> Trained:  # fmt: skip
+          stop: Callable[[], bool] | None = None, work: Path | None = None) -> Trained:  # fmt: skip
     """Train a LoRA on member k (Hu et al. 2021) for these images; nothing of the ensemble changes.
 
     representation: what prompts go through; `freeze=False` trains it, too (a copy of it). When `stop()` turns true, what was best so far is
-    kept. schedule: None for `SCHEDULE`. Raises TransferError for fewer than 2 images and for networks that cannot be trained.
+    kept. schedule: None for `SCHEDULE`. work: a folder where a training that was stopped is kept, and goes on from.
+    Raises TransferError for fewer than 2 images and for networks that cannot be trained.
     """
     schedule = schedule or SCHEDULE
     fitted, held = split(len(images), schedule.seed)
     bench = _Bench.of(ensemble, k, images, prompts, representation, freeze, rank, schedule.seed)
     task, judge, batch = bench.task.part(fitted), bench.task.part(held), _batch(schedule, len(fitted))
+    checkpoint = None if work is None else work / f"training-{_name(ensemble, k, images, prompts, representation, freeze, rank, schedule)}"
     course = train(
         bench.parameters, lambda generator: task.loss(bench.represent, generator, batch), schedule,
         held_out=lambda: judge.measure(bench.represent, levels=LEVELS).mean().item(), progress=progress, stop=stop,
         message=f"training {ensemble.names[k]} on {len(task)} images", relief=lambda: recomputing(bench.network),
+        checkpoint=checkpoint,
     )  # fmt: skip
     kept = {name: p.detach().cpu().clone() for name, p in bench.lora.items()}
     code = None if bench.code is None else bench.code.cpu().requires_grad_(False)
     return Trained(method, ensemble.names[k], rank, kept, course, (len(fitted), len(held)), code, dict(notes or {}))
+
+
+def _name(ensemble: Ensemble, k: int, images, prompts, representation, freeze: bool, rank: int, schedule: Schedule) -> str:
+    """The file of a training: another one for whatever it depends on."""
+    code = b"" if representation is None else representation.to_bytes()
+    shown = [image.tobytes() for image in images]
+    return digest(identities(ensemble)[k], *shown, *prompts, code, freeze, rank, schedule) + ".safetensors"
 
 
 def _batch(schedule: Schedule, images: int) -> int:

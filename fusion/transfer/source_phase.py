@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from fusion.kept import digest, identities
 from fusion.transfer import learning
 from fusion.transfer.adapting import pace
 from fusion.transfer.diagnosis import LEVELS as DIAGNOSIS_LEVELS
@@ -40,10 +41,22 @@ def gather(ensemble: Ensemble, images: int = IMAGES, prompts: Sequence[str] | No
 
 
 def learned_for(ensemble: Ensemble, prompts: Sequence[str], *, progress: Progress | None = None,
-                stop: Callable[[], bool] | None = None) -> Representation:  # fmt: skip
-    """A representation for an ensemble that has none: `IMAGES` images of each member for these prompts, a short schedule, a diagnosis."""
-    pictures = gather(ensemble, IMAGES, list(dict.fromkeys(prompts)), progress=progress, stop=stop)
-    return represent(ensemble, pictures, schedule=SHORT, progress=progress, stop=stop)
+                stop: Callable[[], bool] | None = None, work: Path | None = None) -> Representation:  # fmt: skip
+    """A representation for an ensemble that has none: `IMAGES` images of each member for these prompts, a short schedule, a diagnosis.
+
+    work: a folder where it is kept once it is learned, and where learning that was stopped goes on from.
+    """
+    prompts = list(dict.fromkeys(prompts))
+    folder = None if work is None else work / f"representation-{digest(*identities(ensemble), *prompts)}"
+    whole = None if folder is None else folder / "whole.safetensors"
+    if whole is not None and whole.is_file():
+        return Representation.load(whole)
+    pictures = gather(ensemble, IMAGES, prompts, progress=progress, stop=stop)
+    found = represent(ensemble, pictures, schedule=SHORT, progress=progress, stop=stop, work=folder)
+    if whole is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        found.save(whole)
+    return found
 
 
 def price(ensemble: Ensemble, k: int) -> tuple[float, int]:

@@ -98,6 +98,8 @@ def train(parameters: Mapping[str, nn.Parameter], loss: Callable[[torch.Generato
     while run.step < schedule.steps and not run.exhausted:
         stopped = stop is not None and bool(stop())
         if stopped:
+            if checkpoint is not None and run.step:
+                run.save(checkpoint)
             break
         run.advance(loss)
         if run.step % schedule.every == 0 or run.step == schedule.steps:

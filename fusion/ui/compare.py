@@ -208,7 +208,8 @@ def run(session):
 
 def _prepared(session, cards, fitted, method: str, plan, job):
     """The fit with what `method` finds or trains once; kept in the session unless the visitor has a newer fit by now."""
-    found, form = draw.prepared(cards, fitted, method, plan, job=job, stage=methods.STAGES.get(method, "preparing"))
+    found, form = draw.prepared(cards, fitted, method, plan, job=job, stage=methods.STAGES.get(method, "preparing"),
+                                work=session.folder / "work")  # fmt: skip
     if found is not fitted and session.fit is fitted:
         session.fit = found
         if form is not None:

@@ -99,17 +99,18 @@ def samplers(chosen, method: str, plan, shares) -> list[str]:
     return sampler_words(together, settings(plan, chosen), method, shares)
 
 
-def prepared(chosen, result, method: str, plan, *, job, stage: str):
+def prepared(chosen, result, method: str, plan, *, job, stage: str, work: Path | None = None):
     """`(fit, distance form)`: the fit with what this method finds or trains once, made now if this is the first time.
 
-    The distance form of blends comes with `matched` only, else None. Raises MethodError when stopped before there is a result.
+    The distance form of blends comes with `matched` only, else None. What was stopped goes on from `work`.
+    Raises MethodError when stopped.
     """
     from fusion.methods import METHODS
 
     found = METHODS[method]
     if found.prepare is None or method in result.trained or (method == "matched" and result.matched is not None):
         return result, None
-    asked = settings(plan, chosen)
+    asked = settings(plan, chosen, work=work)
     hosting.check(models=chosen, steps=plan.steps)
     cost = found.cost(ensemble(chosen, job.loading), result, asked)
     _check_training(chosen, result, [method], asked, job)

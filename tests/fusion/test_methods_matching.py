@@ -138,6 +138,23 @@ def test_the_search_keeps_the_best_so_far_when_stopped(world, calibration, sampl
     assert early.value.fit is None
 
 
+def test_a_stopped_search_goes_on_with_the_batches_it_has(world, calibration, sampled, tmp_path, monkeypatch):
+    monkeypatch.setattr(matching, "identities", lambda ensemble: ["world"])  # it has no networks to be known by
+    fit = fit_all(gram_of(world, [0.5, 0.5, 0, 0], 24, 4), calibration)
+    *_, whole = search(world, fit, plan(), images=12)
+    drawn = len(sampled)
+    sampled.clear()
+    with pytest.raises(Unfinished):
+        match(world, fit, plan(work=tmp_path, stop=lambda: len(sampled) >= 3), images=12)
+    sampled.clear()
+    *_, again = search(world, fit, plan(work=tmp_path), images=12)
+    assert len(sampled) == drawn - 2  # the third batch was cut short and is drawn anew
+    np.testing.assert_allclose(again.weights.values, whole.weights.values, atol=1e-12)
+    sampled.clear()
+    *_, _ = search(world, fit, plan(work=tmp_path, guidance=2.0), images=12)
+    assert len(sampled) == drawn  # drawn in another way: nothing of it fits
+
+
 def test_a_target_that_is_one_member_is_matched_by_it(world, calibration, sampled):
     fit = fit_all(gram_of(world, [0, 0, 1, 0], 48, 5), calibration)
     fitted, _ = match(world, fit, plan(), images=24)
