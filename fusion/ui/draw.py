@@ -205,10 +205,12 @@ def difference(one, other) -> int:
 # ------------------------------------------------------------------------------------------------ evidence
 
 
-def measured(chosen, result, plan, own, held, *, count: int, first_seed: int, yours: str, job) -> tuple[dict, object]:
+def measured(chosen, result, plan, own, held, *, count: int, first_seed: int, yours: str, job,
+             work: Path | None = None) -> tuple[dict, object]:  # fmt: skip
     """`(report as plain values, fit)`: every chosen method's `count` samples against held-out `(path, caption)` images.
 
-    Prompts are the held-out images' own, in turn. `fit` holds what the methods prepared. RuntimeError when stopped before the first.
+    Prompts are the held-out images' own, in turn. `fit` holds what the methods prepared, and goes on from
+    `work`. RuntimeError when stopped before the first.
     """
     from fusion.target import Target
 
@@ -218,10 +220,11 @@ def measured(chosen, result, plan, own, held, *, count: int, first_seed: int, yo
     looks = 2 * (len(result.gram.strata) - 1) * (len(held) + 32 * len(plan.methods))
     drawn = plan.steps * count * len(plan.methods) * _halves(settings(plan, chosen))
     time_ = hosting.seconds(len(chosen) * (drawn + looks), count * len(plan.methods))
-    return hosting.call(_measured, chosen, result, plan, own, pictures, count, first_seed, yours, job=job, seconds=time_)
+    return hosting.call(_measured, chosen, result, plan, own, pictures, count, first_seed, yours, work, job=job, seconds=time_)
 
 
-def _measured(chosen, result, plan, own, pictures, count: int, first_seed: int, yours: str, *, job) -> tuple[dict, object]:
+def _measured(chosen, result, plan, own, pictures, count: int, first_seed: int, yours: str, work: Path | None, *,
+              job) -> tuple[dict, object]:  # fmt: skip
     """`measured`: what needs a GPU."""
     from fusion.evaluation import compare
     from fusion.objective import fit_gram
@@ -234,7 +237,7 @@ def _measured(chosen, result, plan, own, pictures, count: int, first_seed: int, 
     report = compare(
         together, {m: _method(m, own, yours) for m in plan.methods}, prompts, range(first_seed, first_seed + count), fit=result,
         held_out=gram, target=list(pictures.images), pictures=pictures, keep=0, steps=plan.steps, guidance=guidance(plan, chosen),
-        progress=job.report, stop=job.stopped,
+        work=work, progress=job.report, stop=job.stopped,
     )  # fmt: skip
     return report.to_dict(), report.fitted
 

@@ -187,7 +187,8 @@ def run(session):
     title = session.tell("method.yours")
 
     def work(job):
-        return draw.measured(cards, result, plan, own, held, count=count, first_seed=FIRST_SEED, yours=title, job=job)
+        return draw.measured(cards, result, plan, own, held, count=count, first_seed=FIRST_SEED, yours=title, job=job,
+                             work=session.folder / "work")  # fmt: skip
 
     job = jobs.Job("measure", work)
     yield from fit.follow(session, job)

@@ -163,18 +163,18 @@ def test_the_rendered_space_starts_from_its_folder_alone(space):
     process = subprocess.Popen([sys.executable, "-P", "-c", START.format(root=str(REPOSITORY)), str(space.folder), str(port)],
                                cwd=space.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
     try:
-        page, deadline = None, time.monotonic() + 120
+        page, deadline = None, time.monotonic() + 900
         while page is None and process.poll() is None and time.monotonic() < deadline:
             try:
-                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20).read().decode()
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=300).read().decode()
             except OSError:
                 time.sleep(0.2)
         assert page is not None, process.communicate()[0][-3000:] if process.poll() is not None else "it never answered"
-        config = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=20))
+        config = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=300))
         listening = open("/proc/net/tcp").read() if os.path.exists("/proc/net/tcp") else f"00000000:{port:04X}"
     finally:
         process.terminate()
-        told = process.communicate(timeout=30)[0]
+        told = process.communicate(timeout=300)[0]
     assert all(place.startswith(str(space.folder)) for place in told.split("\n")[0].split()), told[:500]
     assert "ScoreFusion Studio" in page and "Harbor" in page and "12" in page  # the answer, painted before any click
     assert "harbor-lora" not in page and config["version"] == pins()["gradio"] and len(config["components"]) > 8

@@ -367,7 +367,7 @@ def test_accelerate_launches_two_processes_that_give_ones_result(models, tmp_pat
            "--gram", str(out.with_suffix(".safetensors")), "--out", str(out), "--device", "cpu"]  # fmt: skip
     command = [sys.executable, *launch, *fit, "--json"]
     env = os.environ | {"SCOREFUSION_MODELS": str(folder), "PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)  # one process speaks
     assert result["images"] == 3 and result["asked"] == 2 * 3 * 2 * 2 and result["kept"] == 0 and (tmp_path / "two.work").is_dir()

@@ -61,7 +61,7 @@ def test_the_probe_is_not_built_while_a_model_is_loaded(monkeypatch):
     def load_ensemble(chosen, **_settings):
         with init_empty_weights():
             loading.set()
-            go.wait(30)
+            go.wait(600)
 
     monkeypatch.setattr("models.loading.load_ensemble", load_ensemble)
     monkeypatch.setattr(engine, "_ensembles", engine.OrderedDict())
@@ -70,13 +70,13 @@ def test_the_probe_is_not_built_while_a_model_is_loaded(monkeypatch):
     visitors = [threading.Thread(target=engine.ensemble, args=([],)),
                 threading.Thread(target=lambda: read.append(reading.audit([("one", [image])])))]  # fmt: skip
     visitors[0].start()
-    assert loading.wait(30)
+    assert loading.wait(600)
     visitors[1].start()
     visitors[1].join(0.3)
     assert not read
     go.set()
     for visitor in visitors:
-        visitor.join(60)
+        visitor.join(600)
     assert read[0][0]["count"] == 1 and next(probe.load().parameters()).device.type == "cpu"
 
 
