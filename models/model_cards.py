@@ -49,6 +49,6 @@ def front_matter(text: str) -> Mapping:
         return {}
     try:
         found = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a number of thousands of digits, a date that is none
         return {}
     return found if isinstance(found, dict) else {}

@@ -64,6 +64,14 @@ def test_a_folder_of_a_stranger_is_refused_by_the_file_that_is_wild(tiny_cards, 
     assert "Traceback" not in str(found.value) and len(str(found.value)) < 300
 
 
+@pytest.mark.parametrize("text", [DEEP, "a: " + "9" * 5000, "a: 2026-13-77", "a: [", "- 1"])
+def test_a_model_card_s_front_matter_is_none_where_it_cannot_be_read(text):
+    from models.model_cards import front_matter
+
+    assert front_matter(f"---\n{text}\n---\n# Card") == {}
+    assert front_matter("---\nlicense: mit\n---\n# Card") == {"license": "mit"}
+
+
 @pytest.mark.parametrize("text", [DEEP, RATHER_DEEP, LONG, "[]x"], ids=["deep", "rather deep", "long number", "not JSON"])
 def test_metadata_of_a_file_of_tensors_is_held_to_the_same(tmp_path, text):
     from fusion.calibration import Calibration
