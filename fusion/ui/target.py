@@ -41,7 +41,7 @@ def render(session) -> str:
     if buttons:
         parts.append(f'<div class="row"><span class="soft">{say("target.try")}</span>{buttons}</div>')
     parts.append(
-        f'<label class="field">{say("target.default_caption")}<input type="text" data-do="default_caption" maxlength="400" '
+        f'<label class="field">{say("target.default_caption")}<input type="text" data-do="default_caption" maxlength="4000" '
         f'placeholder="{say("captions.example")}" value="{escape(session.default_caption)}"></label>'
         f'<p class="soft">{say("captions.help")}</p>'
     )
@@ -64,7 +64,7 @@ def _thumb(session, index: int, picture) -> str:
         f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
         f'<button class="drop" type="button" data-do="remove" data-index="{index}" '
         f'aria-label="{say("target.remove", name=picture.name)}"><span aria-hidden="true">✕</span></button>'
-        f'<textarea rows="2" maxlength="400" placeholder="{say("captions.none")}" {"data-proposed" if picture.proposed else ""} '
+        f'<textarea rows="2" maxlength="4000" placeholder="{say("captions.none")}" {"data-proposed" if picture.proposed else ""} '
         f'data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}" '
         f'{described}>{escape(picture.caption)}</textarea>{note}</li>'
     )

@@ -11,6 +11,7 @@ from . import captions, comeback, state, texts
 
 MOST = 200  # target pictures
 LINES = 12  # said at most
+TEXTS = (".txt", ".caption", ".jsonl", ".ndjson", ".csv", ".tsv")  # may hold captions, whatever they begin with
 FEW = 3  # files with one and the same problem that are each named in a line of their own
 
 
@@ -50,7 +51,7 @@ def by_kind(paths: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Recipes, lists of captions, and everything else, which should be pictures."""
     recipes, lists, files = [], [], []
     for path in map(str, paths or ()):
-        (files if not is_json(path) else lists if captions.is_list(path) else recipes).append(path)
+        (files if path.lower().endswith(TEXTS) or not is_json(path) else lists if captions.is_list(path) else recipes).append(path)
     return recipes, lists, files
 
 
@@ -85,8 +86,17 @@ def read_lists(session, paths: Sequence[str]) -> tuple[dict[str, str], list[tupl
 def _pictures(session, files: Sequence[str]) -> list[tuple[str, str]]:
     """Read the files and add the pictures; what is to be said of those that were left out."""
     from fusion.images import read_images
+    from fusion.intake import folder
 
-    intakes, problems = read_images(files)
+    old = [] if session.example else list(session.pictures)
+    found, told = folder.sort([(Path(p).name, Path(p)) for p in files], [picture.name for picture in old])
+    told, files = folder.flat(told), [str(path) for _, path in found]
+    written = {str(path): text for name, path in found if (text := folder.caption_of(told, name)[0])}
+    intakes, problems = read_images(files, written) if files else ([], [])
+    problems = [*told.problems, *folder.remarks(told, [name for name, _ in found]), *problems]
+    for picture in old:
+        if text := folder.caption_of(told, picture.name)[0]:
+            picture.caption, picture.proposed = text, False
     carried = {Path(p).name: recipe_in(p) for p in files}
     if session.example and intakes:
         session.pictures, session.example = [], None
@@ -100,8 +110,9 @@ def _pictures(session, files: Sequence[str]) -> list[tuple[str, str]]:
         path = session.folder / f"target-{len(list(session.folder.glob('target-*')))}.png"
         intake.image.save(path)
         asked = session.default_caption  # what the visitor says goes before what the probe reads
-        session.pictures.append(state.Picture(intake.image, intake.name, asked or guess, str(path), intake.note, carried.get(intake.name),
-                                              proposed=bool(guess and not asked)))  # fmt: skip
+        session.pictures.append(state.Picture(intake.image, intake.name, intake.caption or asked or guess, str(path), intake.note,
+                                              carried.get(intake.name), proposed=bool(guess and not asked and not intake.caption))
+                                )  # fmt: skip
     said = said_of(session, problems) + grouped(session, [intake.name for intake in repeated], "info", session.tell("target.duplicate"))
     return said + ([("bad", session.tell("target.most", most=most, count=len(fresh) - room))] if len(fresh) > room else [])
 
@@ -114,7 +125,7 @@ def said_of(session, problems: Sequence) -> list[tuple[str, str]]:
         sentence = texts.translate(session.language, problem.cause_and_cure)
         if problem.harmless and repeats > FEW:  # each of which repeats another one
             sentence = session.tell("target.duplicate")
-        by_sentence.setdefault(("info" if problem.harmless else "bad", sentence), []).append(problem.name)
+        by_sentence.setdefault((problem.kind, sentence), []).append(problem.name)
     return [line for (kind, sentence), names in by_sentence.items() for line in grouped(session, names, kind, sentence)]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from fusion import images as intake
 from fusion.images import advice, read_folder, read_images, safe_name
+from fusion.intake import opening as intake
 
 
 @pytest.fixture
@@ -209,11 +209,11 @@ def test_names_people_use_stay_readable():
 def test_folder_with_captions(tmp_path, picture):
     picture.save(tmp_path / "b.png")
     picture.rotate(180).save(tmp_path / "a.png")
-    captions = [{"file": "a.png", "prompt": " a  portrait\nof a cook "}, {"file": "b.png", "prompt": "x" * 999}]
+    captions = [{"file": "a.png", "prompt": " a  portrait\nof a cook "}, {"file": "b.png", "prompt": "x " * 999}]
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     intakes, problems = read_folder(tmp_path)
     assert [i.name for i in intakes] == ["a.png", "b.png"] and problems == []
-    assert intakes[0].caption == "a portrait of a cook" and len(intakes[1].caption) == 400
+    assert intakes[0].caption == "a portrait of a cook" and len(intakes[1].caption) == 1997
 
 
 @pytest.mark.parametrize("captions", ["{", "[1, 2]", '[{"file": "a.png"}]', '{"a.png": 5}', '"text"', "[" * 100_000])

@@ -138,3 +138,14 @@ def test_images_that_the_models_drew_get_proposals_although_some_are_blurred(ses
     by_name = {p.name: p for p in session.pictures}
     assert len(by_name) > 10 and sum(p.proposed for p in session.pictures) > len(by_name) / 2
     assert all(p.caption in ("", comeback.jobs_of(p.recipe)[p.recipe.picture][0]) for p in session.pictures)
+
+
+def test_captions_beside_pictures_come_with_them_or_after_them(session, tmp_path):
+    files = noise(tmp_path, 3)
+    (tmp_path / "0.txt").write_text("a hen")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "train/1.png", "text": "a cat"}\n')
+    uploads.take(session, [*files, str(tmp_path / "0.txt"), str(tmp_path / "metadata.jsonl")])
+    assert [p.caption for p in session.pictures] == ["a hen", "a cat", ""] and "target" not in session.notes
+    (tmp_path / "2.caption").write_text("a dog")
+    uploads.take(session, [str(tmp_path / "2.caption")])
+    assert [p.caption for p in session.pictures] == ["a hen", "a cat", "a dog"] and "target" not in session.notes

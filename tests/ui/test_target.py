@@ -121,10 +121,10 @@ def test_many_repeated_pictures_are_one_calm_line(session, tmp_path):
 
 
 def test_large_numbers_are_said_as_japanese_counts_them():
-    from fusion.images import _too_large
+    from fusion.intake.opening import too_large
 
-    assert "5 千万画素" in texts.translate("ja", _too_large("9,000 x 9,000 pixels"))
-    assert "5 千万画素" in texts.translate("ja", _too_large("more than 150 million pixels"))
+    assert "5 千万画素" in texts.translate("ja", too_large("9,000 x 9,000 pixels"))
+    assert "5 千万画素" in texts.translate("ja", too_large("more than 150 million pixels"))
 
 
 def test_a_file_that_cannot_be_used_leaves_the_example_where_it_was(session, tmp_path):

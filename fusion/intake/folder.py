@@ -1,0 +1,148 @@
+"""Which files of a folder are pictures, what is said of them, and what is passed over in silence.
+
+Where several texts belong to one picture the first of these is used: captions.json, `a.txt`, `a.caption` (also `a.png.txt`), `a.json`,
+metadata.jsonl, metadata.csv, the concept in a kohya folder's name (`10_concept`). Those that differ are pointed out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fusion.intake.lists import UNREADABLE, BadList, is_list_name, read_list, sidecar_text
+from fusion.intake.names import last, plain, safe_name, stem
+from fusion.intake.problems import Problem
+from fusion.intake.text import MAX_CAPTION, MAX_TEXT, one_line, read_text
+
+JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+SIDE = {".json", ".md", ".npz", ".npy", ".safetensors", ".yaml", ".yml", ".toml", ".log", ".ini", ".db", ".xmp", ".aae", ".thm", ".lnk",
+        ".url", ".html", ".py", ".ipynb", ".sh", ".bat", ".cfg", ".rtf"}  # fmt: skip
+KOHYA = re.compile(r"\d+_(.*)")
+MOST_FILES = 20_000
+CURE = 'Write a list of {"file": ..., "prompt": ...}, or remove it.'
+ENDINGS = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".mpo"}
+
+
+@dataclass
+class Said:
+    """What caption files say: `texts[plain name] = [(rank, source, text)]`, and what is wrong with them."""
+
+    texts: dict[str, list[tuple[int, str, str]]] = field(default_factory=lambda: defaultdict(list))
+    problems: list[Problem] = field(default_factory=list)
+
+    def of(self, name: str) -> list[tuple[int, str, str]]:
+        """All texts for the picture of this name, the one to use first."""
+        keys = (plain(name), plain(stem(name)))
+        return sorted((one for key in dict.fromkeys(keys) for one in self.texts.get(key, ())), key=lambda one: one[0])
+
+
+def walk(folder: Path) -> tuple[list[tuple[str, Path]], list[Problem]]:
+    """`(name below the folder, path)` of its files: its own, those of kohya's folders, and of all folders where it has no pictures itself.
+    Hidden ones and `__MACOSX` are not entered, links to elsewhere neither."""
+    own, inner = [], {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "__MACOSX")):
+            continue
+        if path.is_file():
+            own.append((path.name, path))
+        elif path.is_dir() and not path.is_symlink():
+            files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))[:MOST_FILES]
+            if any(p.suffix.lower() in ENDINGS for p in files):
+                inner[path.name] = [(f"{path.name}/{p.name}", p) for p in files]
+    pictures = any(path.suffix.lower() in ENDINGS for _, path in own)
+    enter = [name for name in inner if KOHYA.fullmatch(name) or not pictures]
+    listed = any(is_list_name(name) for name, _ in own)
+    enter = list(inner) if listed and not pictures else enter
+    left = [name for name in inner if name not in enter]
+    sentence = "The pictures in this folder were not read, since there are others beside it. Give the folder itself to read them."
+    return [*own, *(file for name in enter for file in inner[name])], [Problem(safe_name(name), sentence, harmless=True) for name in left]
+
+
+def sort(files: list[tuple[str, Path]], there: Sequence[str] = ()) -> tuple[list[tuple[str, Path]], Said]:
+    """Pictures (whatever is nothing else) in order, and what the other files say of them and of those `there` already."""
+    pictures, said, beside = [], Said(), []
+    for name, path in files:
+        own, ending = last(name).lower(), Path(name).suffix.lower()
+        if own in JUNK or own.startswith("."):
+            continue
+        if own.endswith(UNREADABLE):
+            sentence = "This kind of list is not read. Save the captions as metadata.csv or metadata.jsonl."
+            said.problems.append(Problem(safe_name(last(name)), sentence, used=True))
+        elif is_list_name(own) and not (ending == ".json" and not own.startswith(("caption", "meta", "prompts"))):
+            _list(said, name, path)
+        elif ending in (".txt", ".caption", ".json"):
+            beside.append((name, path))
+        elif ending not in SIDE:
+            pictures.append((name, path))
+    stems = {key for name in (*(name for name, _ in pictures), *there) for key in (plain(name), plain(stem(name)))}
+    for name, path in beside:
+        if plain(stem(name)) in stems:
+            _beside(said, name, path)
+    return pictures, said
+
+
+def flat(said: Said) -> Said:
+    """The same for files that came without their folders: a list may lie above its pictures."""
+    for key in [key for key in said.texts if "/" in key]:
+        said.texts[last(key)] += said.texts[key]
+    return said
+
+
+def caption_of(said: Said, name: str) -> tuple[str | None, list[str]]:
+    """The text to use, whole up to `MAX_CAPTION` characters, and the sources of others that differ from it, the used one first."""
+    found = [(source, line) for _, source, text in said.of(name) if (line := one_line(text))]
+    if not found:
+        concept = KOHYA.fullmatch(name.split("/")[0]) if "/" in name else None
+        return (one_line(concept[1])[:MAX_CAPTION] or None if concept else None), []
+    differ = [source for source, line in found if line != found[0][1]]
+    return found[0][1][:MAX_CAPTION].rstrip(), [found[0][0], *differ] if differ else []
+
+
+def remarks(said: Said, names: list[str]) -> list[Problem]:
+    """What is to be said of captions that differ, or are cut."""
+    found = []
+    for name in names:
+        _, differ = caption_of(said, name)
+        if differ:
+            others = " and ".join(dict.fromkeys(safe_name(source) for source in differ[1:]))
+            sentence = f"Its captions in {safe_name(differ[0])} and {others} differ; the first is used. Remove the wrong one."
+            found.append(Problem(safe_name(last(name)), sentence, used=True))
+        if any(len(one_line(text)) > MAX_CAPTION for _, _, text in said.of(name)[:1]):
+            sentence = f"Its caption is longer than {MAX_CAPTION} characters and was cut there. Shorten it."
+            found.append(Problem(safe_name(last(name)), sentence, used=True))
+    return found
+
+
+def _list(said: Said, name: str, path: Path) -> None:
+    try:
+        pairs, wrong = read_list(path)
+    except BadList as error:
+        said.problems.append(Problem(safe_name(last(name)), f"The captions cannot be used ({error}). {CURE}"))
+        return
+    if wrong:
+        sentence = f"Some captions cannot be used ({wrong[0]}, {len(wrong)} in all). The others are used."
+        said.problems.append(Problem(safe_name(last(name)), sentence, used=True))
+    rank = {".json": 0, ".jsonl": 4, ".ndjson": 4}.get(path.suffix.lower(), 5)
+    above = name.rpartition("/")[0]
+    for picture, text in pairs:
+        said.texts[plain(f"{above}/{picture}")].append((rank, last(name), text))
+
+
+def _beside(said: Said, name: str, path: Path) -> None:
+    ending = Path(name).suffix.lower()
+    if ending == ".json":
+        said.texts[plain(stem(name))] += [(3, last(name), text) for text in sidecar_text(path)]
+        return
+    try:
+        text, guessed = read_text(path, MAX_TEXT)
+    except (OSError, ValueError):
+        sentence = "The caption cannot be read as text. Save it as UTF-8."
+        said.problems.append(Problem(safe_name(last(name)), sentence, used=True))
+        return
+    if guessed:
+        sentence = f"The caption was read as {guessed}. If letters are wrong, save it as UTF-8."
+        said.problems.append(Problem(safe_name(last(name)), sentence, harmless=True))
+    said.texts[plain(stem(name))].append((1 if ending == ".txt" else 2, last(name), text))

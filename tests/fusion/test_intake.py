@@ -1,0 +1,107 @@
+"""Folders, phone pictures and colours as people have them."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from fusion.images import MAX_CAPTION, read_folder, read_images
+from fusion.intake import opening
+from fusion.intake.text import decoded
+from fusion.recipe_schema import _PROMPT
+
+
+def picture(seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+
+
+def folder(tmp_path, files, count=2):
+    for n in range(count):
+        picture(n).save(tmp_path / f"{n}.png")
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    intakes, problems = read_folder(tmp_path)
+    return [one.caption for one in intakes], problems
+
+
+@pytest.mark.parametrize("files", [
+    {"0.txt": "a hen\r\n", "1.txt": "a café", "Thumbs.db": b"\xd0", ".DS_Store": b"\0", "desktop.ini": "x", "0_latents.npz": b"x"},
+    {"0.caption": "a hen", "1.caption": "a café"},
+    {"0.png.txt": "a hen", "1.TXT": "a café"},
+    {"0.txt": "a hen".encode("utf-16"), "1.txt": "a café".encode("utf-16-le")},
+    {"metadata.jsonl": '{"file_name": "0.png", "text": "a hen"}\n{"file_name": "./1.PNG", "caption": "a café"}\n'},
+    {"metadata.csv": "\ufefffile_name;prompt\r\n0.png;\"a\r\nhen\"\r\n1.png;a café\r\n"},
+    {"captions.json": "\ufeff" + json.dumps({"0.png": "a hen", "1": {"caption": "a café"}})},
+    {"0.json": '{"caption": "a hen"}', "1.json": '{"prompt": "a café"}'},
+])  # fmt: skip
+def test_captions_as_trainers_and_editors_leave_them(tmp_path, files):
+    assert folder(tmp_path, files) == (["a hen", "a café"], [])
+
+
+@pytest.mark.parametrize("text, encoding", [("un café à Köln", "cp1252"), ("料理人の肖像", "cp932"), ("a cook、コック", "cp932")])
+def test_older_encodings_are_told_apart(text, encoding):
+    assert decoded(text.encode(encoding))[0] == text and decoded(text.encode(encoding))[1]
+
+
+def test_a_broken_line_is_named_and_the_others_are_used(tmp_path):
+    captions, problems = folder(tmp_path, {"metadata.jsonl": '{"file_name": "0.png", "text": "a hen"}\n{"file_name": \n'})
+    assert captions == ["a hen", None] and "line 2" in str(problems[0])
+
+
+def test_captions_that_differ_and_lists_that_are_not_read_are_said(tmp_path):
+    captions, problems = folder(tmp_path, {"0.txt": "a hen", "0.caption": "a cat", "metadata.parquet": b"PAR1"})
+    assert captions == ["a hen", None] and {p.name for p in problems} == {"0.png", "metadata.parquet"}
+    assert "0.txt and 0.caption differ" in str(problems[1])
+
+
+def test_captions_are_kept_whole_and_a_cut_is_said(tmp_path):
+    captions, problems = folder(tmp_path, {"0.txt": "word " * 700, "1.txt": "x" * (MAX_CAPTION + 1)})
+    assert captions == [("word " * 700).strip(), "x" * MAX_CAPTION] and "was cut" in str(problems[0]) and problems[0].name == "1.png"
+    assert len(captions[1]) <= _PROMPT["maxLength"]
+
+
+def test_kohya_folders_are_read(tmp_path):
+    (tmp_path / "10_a hen").mkdir()
+    picture(5).save(tmp_path / "10_a hen/x.png")
+    picture(6).save(tmp_path / "10_a hen/y.png")
+    (tmp_path / "10_a hen/y.txt").write_text("a cat")
+    assert folder(tmp_path, {}) == ([None, None, "a hen", "a cat"], [])
+
+
+def test_a_list_above_its_pictures(tmp_path):
+    (tmp_path / "train").mkdir()
+    picture(5).save(tmp_path / "train/a.png")
+    assert folder(tmp_path, {"metadata.csv": "file_name,text\ntrain/a.png,a hen\n"}, 0) == (["a hen"], [])
+
+
+def test_phones_pictures_are_read(tmp_path):
+    opening._with_heif()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.heic", "a.avif"):
+        picture().save(tmp_path / name, exif=exif.tobytes())
+    picture().save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[picture(1)])
+    intakes, problems = read_images([tmp_path / "a.avif", tmp_path / "a.jpg", tmp_path / "a.heic"])
+    assert problems == [] and [one.image.size for one in intakes] == [(48, 64), (64, 48), (48, 64)]
+    assert intakes[1].note == "main picture of several used"
+
+
+def test_profiles_are_converted_and_srgb_is_not(tmp_path):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tag = next(12 * n + 132 for n in range(40) if srgb[12 * n + 132 : 12 * n + 136] == b"rXYZ")
+    other = next(12 * n + 132 for n in range(40) if srgb[12 * n + 132 : 12 * n + 136] == b"gXYZ")
+    wide = bytearray(srgb)  # red and green exchanged
+    wide[tag : tag + 4], wide[other : other + 4] = b"gXYZ", b"rXYZ"
+    flat = Image.new("RGB", (32, 32), (200, 60, 40))
+    flat.save(tmp_path / "wide.png", icc_profile=bytes(wide))
+    flat.save(tmp_path / "same.png", icc_profile=srgb)
+    flat.save(tmp_path / "junk.png", icc_profile=b"junk" * 50)
+    flat.save(tmp_path / "huge.png", icc_profile=srgb + bytes(3_000_000))
+    want = ImageCms.profileToProfile(flat, ImageCms.ImageCmsProfile(io.BytesIO(bytes(wide))), ImageCms.createProfile("sRGB"))
+    image, note = opening.read(tmp_path / "wide.png")
+    assert image.getpixel((3, 3)) == want.getpixel((3, 3)) != (200, 60, 40) and note.endswith("to sRGB")
+    for name, word in (("same", ""), ("junk", "damaged"), ("huge", "too large")):
+        image, note = opening.read(tmp_path / f"{name}.png")
+        assert image.getpixel((3, 3)) == (200, 60, 40) and word in note and bool(word) == bool(note)
