@@ -7,12 +7,14 @@ pixel is decoded, and only the pixels go on (no metadata). Each concern is a fil
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from fusion.intake import archives, duplicates
 from fusion.intake import folder as folders
 from fusion.intake.lists import BadList, read_list
 from fusion.intake.names import safe_name
@@ -60,6 +62,9 @@ def read_images(paths: Iterable[str | Path], captions: Mapping[str, str] | None 
             continue
         first_name[digest] = name
         intakes.append(Intake(image, name, clean_caption(captions.get(str(path), captions.get(path.name))), note))
+    for later, earlier in duplicates.near([intake.image for intake in intakes]):
+        sentence = f"This is nearly the same picture as {intakes[earlier].name}. Both are used; remove one unless both are meant."
+        problems.append(Problem(intakes[later].name, sentence, harmless=True))
     if len(paths) > MAX_PICTURES:
         left_out = len(paths) - MAX_PICTURES
         sentence = f"At most {MAX_PICTURES} pictures are read at once; the last {left_out} were left out."
@@ -75,9 +80,16 @@ def read_folder(folder: str | Path) -> tuple[list[Intake], list[Problem]]:
     Captions come from captions.json, `a.txt` or `a.caption` beside `a.png`, metadata.jsonl or metadata.csv (`fusion.intake.folder`).
     """
     folder = Path(folder)
+    if archives.is_zip(folder):
+        with tempfile.TemporaryDirectory() as inside:
+            files, problems = archives.unpack(folder, Path(inside))
+            return ([], problems) if problems else _read_files(files, [])
     if not folder.is_dir():
         return [], [Problem(safe_name(folder.name), "This is not a folder. Give the folder that holds the pictures.")]
-    files, left = folders.walk(folder)
+    return _read_files(*folders.walk(folder))
+
+
+def _read_files(files: list[tuple[str, Path]], left: list[Problem]) -> tuple[list[Intake], list[Problem]]:
     pictures, said = folders.sort(files)
     captions = {str(path): caption for name, path in pictures if (caption := folders.caption_of(said, name)[0])}
     intakes, problems = read_images([path for _, path in pictures], captions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -27,13 +28,32 @@ def take(session, paths: Sequence[str]) -> None:
     recipes, lists, files = by_kind(paths)
     said = [_recipe(session, path) for path in recipes[:1]]
     listed, problems = read_lists(session, lists)
-    if files:
-        said += _pictures(session, files)
+    with tempfile.TemporaryDirectory() as inside:
+        files, wrong = _unpacked(files, Path(inside))
+        said += said_of(session, wrong)
+        if files:
+            said += _pictures(session, files)
     if listed and (session.example or not session.pictures):  # an example has its own captions, and may have files of the same names
         said.append(("warn", session.tell("captions.first")))
     elif listed:
         said += captions.apply(session, session.pictures, listed)
     show(session, "target", said + problems)
+
+
+def _unpacked(files: Sequence[str], inside: Path) -> tuple[list[str], list]:
+    """The files, those in zips in place of the zips; and what is wrong with zips."""
+    from fusion.intake import archives
+
+    found, wrong = [], []
+    for number, file in enumerate(files):
+        if archives.is_zip(Path(file)):
+            (inside / str(number)).mkdir()
+            inner, problems = archives.unpack(Path(file), inside / str(number))
+            found += [str(path) for _, path in inner]
+            wrong += problems
+        else:
+            found.append(file)
+    return found, wrong
 
 
 def take_back(session, paths: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -80,9 +81,9 @@ def test_phones_pictures_are_read(tmp_path):
     opening._with_heif()
     exif = Image.Exif()
     exif[0x0112] = 6
-    for name in ("a.heic", "a.avif"):
-        picture().save(tmp_path / name, exif=exif.tobytes())
-    picture().save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[picture(1)])
+    for seed, name in enumerate(("a.heic", "a.avif")):
+        picture(seed).save(tmp_path / name, exif=exif.tobytes())
+    picture(2).save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[picture(1)])
     intakes, problems = read_images([tmp_path / "a.avif", tmp_path / "a.jpg", tmp_path / "a.heic"])
     assert problems == [] and [one.image.size for one in intakes] == [(48, 64), (64, 48), (48, 64)]
     assert intakes[1].note == "main picture of several used"
@@ -105,3 +106,27 @@ def test_profiles_are_converted_and_srgb_is_not(tmp_path):
     for name, word in (("same", ""), ("junk", "damaged"), ("huge", "too large")):
         image, note = opening.read(tmp_path / f"{name}.png")
         assert image.getpixel((3, 3)) == (200, 60, 40) and word in note and bool(word) == bool(note)
+
+
+def test_a_zip_of_a_folder_is_read_and_nothing_leaves_it(tmp_path):
+    picture().save(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "good.zip", "w") as file:
+        file.write(tmp_path / "a.png", "set/a.png")
+        file.writestr("set/a.txt", "a hen")
+        file.writestr("__MACOSX/set/._a.png", b"x")
+    intakes, problems = read_folder(tmp_path / "good.zip")
+    assert [(one.name, one.caption) for one in intakes] == [("a.png", "a hen")] and problems == []
+    for name, content in (("../out.png", b"x"), ("bomb.bmp", bytes(20_000_000))):
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(name, content)
+        intakes, problems = read_folder(tmp_path / "bad.zip")
+        assert intakes == [] and "cannot be used" in str(problems[0]) and not (tmp_path.parent / "out.png").exists()
+
+
+def test_near_duplicates_are_pointed_out(tmp_path):
+    large = picture(3).resize((16, 12)).resize((256, 192))
+    large.save(tmp_path / "a.png")
+    large.resize((128, 96)).save(tmp_path / "b.jpg", quality=60)
+    picture(4).resize((16, 12)).resize((256, 192)).save(tmp_path / "c.png")
+    intakes, problems = read_images([tmp_path / n for n in ("a.png", "b.jpg", "c.png")])
+    assert len(intakes) == 3 and [p.name for p in problems] == ["b.jpg"] and "nearly the same picture as a.png" in str(problems[0])
