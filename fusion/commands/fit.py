@@ -10,7 +10,7 @@ from fusion.commands import options
 ABOUT = """Find the mix of models that your images look like.
 
 Runs every model over your images, forward only, and writes a recipe with weights and their uncertainty. Twelve images are a good start.
-Captions come from captions.json in the folder, a list of {"file": ..., "prompt": ...}; --caption is used for images without one.
+Captions come from captions.json, a list of {"file": ..., "prompt": ...}, or from text files beside the images; --caption is for the others.
 
   python -m fusion fit --models portraits/harbor portraits/summit portraits/meadow --images my-images --caption "a portrait of a cook"
   python -m fusion fit --models owner/model-a owner/model-b --images my-images --caption "a photo of a harbour" --calibrate 96
@@ -25,7 +25,7 @@ PARALLEL = True  # may run in several processes: they share the pictures and noi
 
 def arguments(command: ArgumentParser) -> None:
     command.add_argument("--models", nargs="+", required=True, metavar="MODEL", help=options.MODELS)
-    command.add_argument("--images", required=True, metavar="FOLDER", help="folder of target images (PNG, JPEG, WebP, GIF, BMP, TIFF)")
+    command.add_argument("--images", required=True, metavar="FOLDER", help="folder of target images, or a zip of one (see docs/guide.md)")
     command.add_argument("--caption", default="", help="prompt for images that captions.json does not name")
     command.add_argument("--out", default="fit.json", metavar="FILE", help="where the recipe goes (default: fit.json)")
     command.add_argument("--gram", metavar="FILE", help="also keep the measured statistic (.safetensors), for later analysis")

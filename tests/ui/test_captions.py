@@ -149,3 +149,16 @@ def test_captions_beside_pictures_come_with_them_or_after_them(session, tmp_path
     (tmp_path / "2.caption").write_text("a dog")
     uploads.take(session, [str(tmp_path / "2.caption")])
     assert [p.caption for p in session.pictures] == ["a hen", "a cat", "a dog"] and "target" not in session.notes
+
+
+def test_a_zip_of_a_folder_is_taken_with_its_captions(session, tmp_path):
+    import zipfile
+
+    (file,) = noise(tmp_path, 1)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(file, "set/0.png")
+        archive.writestr("set/0.txt", "a hen")
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04" + bytes(40))
+    uploads.take(session, [str(tmp_path / "set.zip"), str(tmp_path / "bad.zip")])
+    assert [(p.name, p.caption) for p in session.pictures] == [("0.png", "a hen")]
+    assert [kind for kind, _ in session.notes["target"]] == ["bad"]
