@@ -25,6 +25,7 @@ from fusion.recipe_schema import MAX_BYTES, VERSION, RecipeError, parse
 from fusion.weights import Weights
 from models import room
 
+CONVERTED = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF"}  # what a chat or an editor makes of a PNG
 KEY = "scorefusion"  # of the text chunk in PNG files
 MAX_PNG_BYTES = 64 * 1024 * 1024
 
@@ -140,6 +141,10 @@ class Recipe:
                 start = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise RecipeError(f"{path.name} cannot be opened ({error.strerror}): check the name") from None
+        kind = next((kind for head, kind in CONVERTED.items() if start.startswith(head)), "")
+        if kind and (kind != "WebP" or start[8:12] == b"WEBP"):
+            raise RecipeError(f"this picture is {kind} and holds no recipe: choose the PNG as it was saved here; chats and editors convert "
+                              "pictures and remove what is in them")  # fmt: skip
         return replace(cls.from_png(path) if start.startswith(b"\x89PNG") else cls.from_json(start), folder=path.parent)
 
     # ---------------------------------------------------------------- writing

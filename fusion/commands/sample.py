@@ -50,6 +50,7 @@ def run(args, *, progress, stop):
     from fusion.methods.plan import Part
     from fusion.parallel import together
     from fusion.recipe import Recipe
+    from models.reading import remarks as prompt_remarks
 
     recipe = Recipe.load(args.recipe) if args.recipe else None
     if recipe is None and not (args.models and args.prompt):
@@ -59,6 +60,9 @@ def run(args, *, progress, stop):
     with together(args.device) as team:
         ensemble = _ensemble(args, recipe, progress)
         plan = plan if recipe else guided(args, plan, ensemble)
+        unread, remarks = prompt_remarks(ensemble, [prompt for prompt, _ in plan.jobs])
+        for remark in remarks:
+            say(f"note: {remark}")
         say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
         samplers = sampler_words(ensemble, plan, method, None if plan.weights is None else drawing(method, plan.weights))
         for sentence in samplers:

@@ -175,11 +175,12 @@ def test_any_json_is_a_recipe_or_a_sentence(value):
 def test_files_that_hold_no_recipe(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    Image.new("RGB", (8, 8)).save(tmp_path / "chat.webp")
     (tmp_path / "cut.png").write_bytes((tmp_path / "plain.png").read_bytes()[:20])
     info = PngInfo()
     info.add_text(KEY, "{not json")
     Image.new("RGB", (8, 8)).save(tmp_path / "bad.png", pnginfo=info)
-    loaded = {"plain.png": "holds no recipe", "photo.jpg": "JSON", "cut.png": "PNG", "bad.png": "JSON", "gone.json": "cannot be opened"}
+    loaded = {"plain.png": "holds no recipe", "photo.jpg": "is JPEG and holds no recipe", "chat.webp": "is WebP and holds", "cut.png": "PNG", "bad.png": "JSON", "gone.json": "cannot be opened"}
     for name, word in loaded.items():
         with pytest.raises(RecipeError, match=word):
             Recipe.load(tmp_path / name)
