@@ -129,7 +129,8 @@ def _weight(number: re.Match | None, inside: str, bracket: str) -> float:
         return STEP if bracket == "(" else 1 / STEP
     weight = float(number[1])
     if not 0 <= weight <= MOST:
-        raise PromptError(f"the weight {number[1]} of '{inside[: number.start()][:60]}' in a prompt must be from 0 to {MOST:g}: change it, or "
+        word = inside[: number.start()][:60]
+        raise PromptError(f"the weight {number[1]} of '{word}' in a prompt must be from 0 to {MOST:g}: change it, or "
                           "write \\( and \\) for brackets")  # fmt: skip
     return weight
 

@@ -180,7 +180,8 @@ def test_files_that_hold_no_recipe(tmp_path):
     info = PngInfo()
     info.add_text(KEY, "{not json")
     Image.new("RGB", (8, 8)).save(tmp_path / "bad.png", pnginfo=info)
-    loaded = {"plain.png": "holds no recipe", "photo.jpg": "is JPEG and holds no recipe", "chat.webp": "is WebP and holds", "cut.png": "PNG", "bad.png": "JSON", "gone.json": "cannot be opened"}
+    loaded = {"plain.png": "holds no recipe", "photo.jpg": "is JPEG and holds no recipe", "chat.webp": "is WebP and holds",
+              "cut.png": "PNG", "bad.png": "JSON", "gone.json": "cannot be opened"}
     for name, word in loaded.items():
         with pytest.raises(RecipeError, match=word):
             Recipe.load(tmp_path / name)
