@@ -150,7 +150,8 @@ def _listener(heard: list, prompts: tuple[str, ...], first: int) -> Callable:
         with fused(ensemble, weights) as pipeline:
             getattr(pipeline, ensemble.family.slot).register_forward_hook(listen, with_kwargs=True)  # a denoiser of this call alone
             arguments = arguments_for(pipeline, plan, ensemble, batch)
-            with torch.no_grad(), quiet(pipeline):
+            quiet(pipeline)
+            with torch.no_grad():
                 drawn = list(pipeline(**arguments, generator=generators_for(batch), output_type="latent").images)
         heard.extend(mine)
         return drawn, []

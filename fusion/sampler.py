@@ -137,21 +137,17 @@ def _unguided(conditioning: Mapping, family: Family) -> Mapping:
 @contextmanager
 def fused(ensemble: Ensemble, weights: np.ndarray | Sequence | Weights, *, strata: np.ndarray | None = None,
           interval: guidance.Interval | None = None) -> Iterator[object]:  # fmt: skip
-    """The ensemble's stock pipeline with the fused denoiser in its slot; everything is put back at the end, also after an exception.
+    """A stock pipeline of the ensemble with the fused denoiser in its slot: this call's own, so that nothing has to be put back.
 
     weights: `(K,)`, `(L, K)` with `strata (L + 1,)`, or a `Weights`. They must sum to 1; ValueError says what is wrong with them.
     interval: the share of the steps in which guidance acts (`fusion.guidance`); give one only when the pipeline is called with guidance
     above 1.
     Members with their own prompt template or text encoders hear the pipeline's prompt through these; the negative prompt is left as it is.
-    One job at a time per ensemble: concurrent jobs each take `ensemble.subset(range(K))`, which shares all memory.
+    Any number of threads may draw from one ensemble at once; a pipeline that is yielded is for one of them.
     """
-    pipeline, slot, relay = ensemble.pipeline, ensemble.family.slot, ensemble.relay()
+    pipeline, relay = ensemble.own_pipeline(), ensemble.relay()
     clock = lambda: pipeline.scheduler.timesteps  # noqa: E731
     denoiser = FusedDenoiser(ensemble, LevelTable(weights, len(ensemble), strata), relay, interval, clock)
-    previous = getattr(pipeline, slot)
-    try:
-        setattr(pipeline, slot, denoiser)
-        with relay.installed(pipeline):
-            yield pipeline
-    finally:
-        setattr(pipeline, slot, previous)
+    setattr(pipeline, ensemble.family.slot, denoiser)
+    with relay.installed(pipeline):
+        yield pipeline

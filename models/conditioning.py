@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .errors import ModelError
 from .families import Family
+from .own import own_pipeline
 
 PLACE = "{prompt}"  # where a prompt template puts the prompt
 
@@ -124,7 +125,7 @@ class Conditioning:
 @torch.no_grad()
 def record(pipeline: object, family: Family, prompts: list[str], size: tuple[int, int], *, guidance: float | None = None,
            batch: int = 32) -> Conditioning:
-    """Run a stock pipeline to its first denoiser call and keep what it passes, for every prompt. The pipeline's slot is restored.
+    """Run a stock pipeline to its first denoiser call and keep what it passes, for every prompt. The pipeline itself stays as it is.
 
     size: (height, width) in pixels. `guidance=None` is the plain conditional model (scale 1; networks that are given the number get 1).
     Prompts are used as they are.
@@ -134,21 +135,16 @@ def record(pipeline: object, family: Family, prompts: list[str], size: tuple[int
             raise ModelError(f"{family.title} has no prompt, so it cannot be guided: leave guidance at 1")
         return Conditioning(family, {}, tuple(prompts))
     scale = 1.0 if guidance is None else float(guidance)
-    network, parts = getattr(pipeline, family.slot), []
-    bar = getattr(pipeline, "_progress_bar_config", {})
-    try:
-        pipeline.set_progress_bar_config(disable=True)
-        for start in range(0, len(prompts), batch):
-            recorder = Recorder(network, family)
-            setattr(pipeline, family.slot, recorder)
-            try:
-                pipeline(prompt=list(prompts[start : start + batch]), height=size[0], width=size[1], num_inference_steps=4,
-                         guidance_scale=scale, output_type="latent", **family.call)  # fmt: skip
-            except _Recorded:
-                parts.append(recorder.captured)
-    finally:
-        setattr(pipeline, family.slot, network)
-        pipeline._progress_bar_config = bar
+    network, mine, parts = getattr(pipeline, family.slot), own_pipeline(pipeline, draws=False), []
+    mine.set_progress_bar_config(disable=True)
+    for start in range(0, len(prompts), batch):
+        recorder = Recorder(network, family)
+        setattr(mine, family.slot, recorder)
+        try:
+            mine(prompt=list(prompts[start : start + batch]), height=size[0], width=size[1], num_inference_steps=4,
+                 guidance_scale=scale, output_type="latent", **family.call)  # fmt: skip
+        except _Recorded:
+            parts.append(recorder.captured)
     doubled = family.guidance == "batch" and scale > 1
 
     def join(name: str, leaves: list[Tensor]) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from .errors import ModelError
 from .families import Family, decode, encode, latent_shape
 from .noise import NoisePath, predict_pair
 from .samplers import few_steps_of
+from .own import own_module, own_pipeline
 
 if TYPE_CHECKING:
     from .placement import MemoryPlan
@@ -80,14 +83,21 @@ class Member:
                 self.switch.activate(self.adapter)
                 return self.network(*args, **{**kwargs, "return_dict": False})[0]
 
+    def alone(self) -> Member:
+        """This member with a network of its own that shares every weight: what is hooked onto it hears no other call."""
+        with self.switch.lock if self.switch is not None else nullcontext():
+            if self.switch is not None:
+                self.switch.activate(self.adapter)
+            return replace(self, network=own_module(self.network), adapter=None, switch=None)
+
     def new_pipeline(self, slot: str) -> object:
-        """A stock pipeline of this member alone; it shares every part in memory."""
-        return self.pipeline_class(**{**self.components, slot: self.network})
+        """A stock pipeline of this member alone; it shares every part in memory but its scheduler, which a call changes."""
+        return self.pipeline_class(**{**self.components, slot: self.network, "scheduler": copy.deepcopy(self.components["scheduler"])})
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """K members in one latent space. Concurrent jobs each take their own `subset(range(K))`: it shares memory, not the pipeline object."""
+    """K members in one latent space. Any number of threads may work with it at once: what a call changes is that call's own."""
 
     members: tuple[Member, ...]
     family: Family
@@ -106,6 +116,10 @@ class Ensemble:
             with first.switch.lock:
                 first.switch.activate(first.adapter)
         return self._pipeline
+
+    def own_pipeline(self) -> object:
+        """`pipeline` for one call: it shares memory, but nothing that the call changes."""
+        return own_pipeline(self._pipeline)
 
     @property
     def noise(self) -> NoisePath:
@@ -177,7 +191,7 @@ class Ensemble:
         return tuple(voices), tuple(of_member)
 
     def relay(self) -> Relay:
-        """What gives each member its own prompt while the stock pipeline samples."""
+        """What gives each member its own prompt while a stock pipeline samples."""
         return Relay(self.family, *self._voices)
 
     def predictor(self, prompts: list[str], *, guidance: float | None = None) -> Callable[..., Tensor]:

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from .errors import ModelError
+from .own import own_module
 from .relatives import pipeline_words
 
 
@@ -169,13 +170,12 @@ def encode(pipeline: object, family: Family, images: list[Image.Image], size: tu
     """Latents of images `(N, ...)` float32 on the CPU: the mode of the autoencoder's posterior, scaled as the denoiser expects."""
     if family.name == "ddpm":
         return to_pixels(images, size, pipeline.unet.config.in_channels)
-    vae, latents = pipeline.vae, []
-    with _wide(vae):
-        for start in range(0, len(images), batch):
-            pixels = to_pixels(images[start : start + batch], size).to(vae.device, vae.dtype)
-            mode = vae.encode(pixels).latent_dist.mode().float()
-            shift, scale = _affine(vae, mode)
-            latents.append(((mode - shift) * scale).cpu())
+    vae, latents = _wide(pipeline.vae), []
+    for start in range(0, len(images), batch):
+        pixels = to_pixels(images[start : start + batch], size).to(vae.device, vae.dtype)
+        mode = vae.encode(pixels).latent_dist.mode().float()
+        shift, scale = _affine(vae, mode)
+        latents.append(((mode - shift) * scale).cpu())
     z = torch.cat(latents)
     return pipeline._pack_latents(z, *z.shape) if family.packed else z
 
@@ -185,28 +185,16 @@ def decode(pipeline: object, family: Family, latents: Tensor, size: tuple[int, i
     """Images of latents `(N, ...)` as `encode` makes them from images of `size` (height, width) pixels."""
     if family.name == "ddpm":
         return to_images(latents)
-    vae, images = pipeline.vae, []
+    vae, images = _wide(pipeline.vae), []
     if family.packed:
         latents = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
-    with _wide(vae):
-        for part in latents.split(batch):
-            shift, scale = _affine(vae, part.float().to(vae.device))
-            z = part.float().to(vae.device) / scale + shift
-            images += to_images(vae.decode(z.to(vae.dtype), return_dict=False)[0])
+    for part in latents.split(batch):
+        shift, scale = _affine(vae, part.float().to(vae.device))
+        z = part.float().to(vae.device) / scale + shift
+        images += to_images(vae.decode(z.to(vae.dtype), return_dict=False)[0])
     return images
 
 
-class _wide:
-    """Holds an autoencoder that overflows in half precision (SDXL's) in float32 while it is used."""
-
-    def __init__(self, vae: torch.nn.Module):
-        self.vae, self.dtype = vae, vae.dtype
-        self.needed = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
-
-    def __enter__(self) -> None:
-        if self.needed:
-            self.vae.to(torch.float32)
-
-    def __exit__(self, *_: object) -> None:
-        if self.needed:
-            self.vae.to(self.dtype)
+def _wide(vae: torch.nn.Module) -> torch.nn.Module:
+    """The autoencoder itself, or a copy in float32 of one that overflows in half precision (SDXL's): others use it meanwhile."""
+    return own_module(vae).float() if vae.dtype == torch.float16 and vae.config.get("force_upcast") else vae

@@ -23,6 +23,7 @@ from .fusable import fusable, refuse_families, same_part
 from .inspection import Description, check_adapter, check_files, describe, describe_file
 from .integrity import ADAPTER, ignored_pickles, refuse_not_finite, verify_hashes
 from .noise import NoisePath
+from .own import making, take_turns_reading
 from .parts import left_out
 from .pieces import COMPANION
 from .placement import MemoryPlan, choose_device, choose_dtype, fixed_by, plan_memory, refuse_compile
@@ -83,7 +84,8 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
     members = []
     for i, (model, name) in enumerate(zip(models, _unique([model.name for model in models]))):
         tell(len(cards) + i, steps, f"Loading {model.name}")
-        members.append(loader.member(model, name))
+        with making:
+            members.append(loader.member(model, name))
     tell(steps, steps, "Loaded")
     family, members = models[0].family, remarked(members)
     if arrange(members, family.text, plan, device):
@@ -194,6 +196,8 @@ class _Loader:
             if part not in stay and hasattr(module, "to"):
                 module.to(self.device)
         for part, module in pipeline.components.items():
+            if part.startswith("tokenizer") and module is not None and part not in taken:
+                take_turns_reading(module)
             if isinstance(module, nn.Module) and part not in taken:
                 module.eval().requires_grad_(False)
                 refuse_not_finite(module, model.name, part)

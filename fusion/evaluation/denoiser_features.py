@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ def denoiser_features(ensemble, images: Sequence, prompts: Sequence[str] | str, 
     if not images or len(prompts) != len(images):
         raise ValueError(f"{len(images)} images but {len(prompts)} prompts: give one prompt for each image, or one for all")
     alone = ensemble.subset([member])
+    alone = replace(alone, members=(alone.members[0].alone(),))
     distinct = list(dict.fromkeys(prompts))
     predict, which = alone.predictor(distinct), torch.tensor([distinct.index(prompt) for prompt in prompts])
     a, s = ensemble.noise.coefficients(torch.tensor([LEVEL], dtype=torch.float32))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -78,7 +77,9 @@ def by_pipeline(ensemble, plan: SamplingPlan, weights, batch, advance: Callable[
     """One call of the stock pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. No remarks."""
     with fused(ensemble, weights, interval=plan.interval) as pipeline:  # not held while `draw` waits for its caller, who may draw meanwhile
         arguments = arguments_for(pipeline, plan, ensemble, batch)
-        with torch.no_grad(), quiet(pipeline), _every_step(pipeline, arguments, advance):
+        quiet(pipeline)
+        _every_step(pipeline, arguments, advance)
+        with torch.no_grad():
             return pipeline(**arguments, generator=generators_for(batch)).images, []
 
 
@@ -113,8 +114,7 @@ def generators_for(batch) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for _, seed in batch]
 
 
-@contextmanager
-def _every_step(pipeline, arguments: dict, advance: Callable[..., None]):
+def _every_step(pipeline, arguments: dict, advance: Callable[..., None]) -> None:
     """Have `advance()` called once a step: the pipeline's own callback, or a hook on its scheduler's `step` where it has none."""
     if "callback_on_step_end" in inspect.signature(pipeline.__call__).parameters:
 
@@ -123,32 +123,20 @@ def _every_step(pipeline, arguments: dict, advance: Callable[..., None]):
             return tensors
 
         arguments["callback_on_step_end"] = callback
-        yield
         return
-    scheduler = pipeline.scheduler
-    original = scheduler.step
+    original = pipeline.scheduler.step
 
     @functools.wraps(original)
     def stepped(*args, **kwargs):
         advance()
         return original(*args, **kwargs)
 
-    scheduler.step = stepped  # an instance attribute in front of the class's method; taken away again below
-    try:
-        yield
-    finally:
-        del scheduler.step
+    pipeline.scheduler.step = stepped  # an instance attribute in front of the class's method: the scheduler is this call's own
 
 
-@contextmanager
-def quiet(pipeline):
+def quiet(pipeline) -> None:
     """Our caller draws the progress bar: the pipeline's own would write one per batch."""
-    before = dict(getattr(pipeline, "_progress_bar_config", {}))
-    pipeline.set_progress_bar_config(**(before | {"disable": True}))
-    try:
-        yield
-    finally:
-        pipeline._progress_bar_config = before
+    pipeline.set_progress_bar_config(**(getattr(pipeline, "_progress_bar_config", {}) | {"disable": True}))
 
 
 # ------------------------------------------------------------------------------------------------ weights and prices

@@ -33,8 +33,9 @@ class Finished(Exception):
 class Takeover(FusedDenoiser):
     """Stands in the denoiser slot, and at its first call runs `chain` on the members whose weight is not 0."""
 
-    def __init__(self, ensemble, weights: np.ndarray, relay, chain: Chain, plan: SamplingPlan, generators: Sequence[torch.Generator]):
-        super().__init__(ensemble, LevelTable(weights, len(ensemble)), relay, plan.interval)
+    def __init__(self, ensemble, weights: np.ndarray, relay, chain: Chain, plan: SamplingPlan, generators: Sequence[torch.Generator],
+                 clock: Callable[[], Tensor]):  # fmt: skip
+        super().__init__(ensemble, LevelTable(weights, len(ensemble)), relay, plan.interval, clock)
         self.active, self.chain, self.guidance, self.generators = np.flatnonzero(weights > 0), chain, plan.guidance, generators
         self.latents, self.remarks = None, []
 
@@ -51,8 +52,7 @@ class Takeover(FusedDenoiser):
 
     def _levels(self) -> tuple[Tensor, Tensor]:
         """`(n,)` network times and float64 levels that the pipeline's scheduler has set, those left out that do not fall."""
-        timesteps = self.ensemble.pipeline.scheduler.timesteps.cpu()
-        scale = self.ensemble.family.time_scale
+        timesteps, scale = self.clock().cpu(), self.ensemble.family.time_scale
         timesteps = timesteps if scale == 1 else timesteps * scale
         levels = self.ensemble.noise.level(timesteps.double())
         falls = torch.cat([torch.tensor([True]), levels[1:] < levels.cummin(0).values[:-1]])  # multistep starts repeat a timestep
@@ -78,16 +78,14 @@ class Takeover(FusedDenoiser):
 def by_chain(ensemble, plan: SamplingPlan, weights: np.ndarray, batch: Sequence[tuple[str, int]],
              chain: Chain) -> tuple[list, list[Remark]]:  # fmt: skip
     """`(images, remarks)` of one batch of `(prompt, seed)`: text encoded and latents decoded once."""
-    pipeline, slot, relay = ensemble.pipeline, ensemble.family.slot, ensemble.relay()
+    pipeline, relay = ensemble.own_pipeline(), ensemble.relay()
     generators, size = generators_for(batch), size_of(ensemble, plan)
-    takeover = Takeover(ensemble, weights, relay, chain, plan, generators)
-    previous = getattr(pipeline, slot)
+    takeover = Takeover(ensemble, weights, relay, chain, plan, generators, lambda: pipeline.scheduler.timesteps)
+    setattr(pipeline, ensemble.family.slot, takeover)
     try:
-        setattr(pipeline, slot, takeover)
-        with torch.no_grad(), quiet(pipeline), relay.installed(pipeline):
+        quiet(pipeline)
+        with torch.no_grad(), relay.installed(pipeline):
             pipeline(**arguments_for(pipeline, plan, ensemble, batch), generator=generators)
     except Finished:
         pass
-    finally:
-        setattr(pipeline, slot, previous)
     return decode(pipeline, ensemble.family, takeover.latents, size), takeover.remarks

@@ -18,6 +18,7 @@ from fusion.transfer.task import Condition, Task
 from models.conditioning import PLACE, named_arguments, record
 from models.ensemble import Ensemble, Member
 from models.families import Family
+from models.own import making
 from models.turns import takes_turns
 
 ADAPTER = "trained"
@@ -45,7 +46,7 @@ def trainable_copy(member: Member, rank: int = RANK, seed: int = 0) -> tuple[nn.
     network.requires_grad_(False)
     if rank:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_layers(network), bias="none")
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with making, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # the member's own adapter: it stays, on purpose
             torch.manual_seed(seed)
             inject_adapter_in_model(config, network, ADAPTER)

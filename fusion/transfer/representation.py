@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fusion.transfer.task import Condition
 from models import bounded, room
+from models.own import making
 
 FINGERPRINT = ("a portrait of a scientist", "")  # prompts whose embeddings tell text encoders apart
 KEY = "representation"  # of the metadata in the file
@@ -64,7 +65,7 @@ class Representation(nn.Module):
     def for_conditions(cls, condition: Condition, dimensions: int, *, seed: int = 0, **about: object) -> Representation:
         """A random one whose input and output have the mean and spread of these conditions `(P, ...)`."""
         shapes = {name: tuple(tensor.shape[1:]) for name, tensor in condition.items()}
-        with torch.random.fork_rng(devices=[]):
+        with making, torch.random.fork_rng(devices=[]):  # one generator for all threads
             torch.manual_seed(seed)
             made = cls(About(shapes=shapes, dimensions=dimensions, **about))
         for i, tensor in enumerate(condition.values()):
