@@ -68,6 +68,8 @@ def kind(start: bytes, size: int) -> str | None:
         return "is damaged (it is empty: 0 bytes): its download broke off before it began, so download the model again"
     if len(start) >= 64 and not any(start):
         return "is damaged (it begins with zeros only): its download has not ended, so download the model again"
+    if start[8:9] == b"{" and not any(start[5:8]):  # the length of a header, whose bytes may spell any sign below
+        return None
     known = next((words for sign, words in _SIGNS if start.startswith(sign)), None)
     if known:
         return known

@@ -255,3 +255,9 @@ def test_a_recipe_that_a_download_replaced_is_named(tmp_path, name):
     words = "it has no `version`" if name == "json" else f"this is not a recipe: it {KINDS[name][1]}"
     with pytest.raises(RecipeError, match=words):
         Recipe.load(tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize("sign", [b"\x80\x02", b"\x80\x04", b"BM", b"\x1f\x8b", b"\x08\x01\x12\x01", b"GGUF", b"%PDF"])
+def test_safetensors_whose_header_has_any_length_stay_what_they_are(sign):
+    start = sign.ljust(8, b"\0") + b'{"layer.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    assert kind(start, 2**33) is None
