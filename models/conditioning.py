@@ -142,7 +142,8 @@ def record(pipeline: object, family: Family, prompts: list[str], size: tuple[int
         setattr(mine, family.slot, recorder)
         try:
             mine(prompt=list(prompts[start : start + batch]), height=size[0], width=size[1], num_inference_steps=4,
-                 guidance_scale=scale, output_type="latent", **family.call)  # fmt: skip
+                 guidance_scale=scale, output_type="latent", generator=torch.Generator().manual_seed(0),  # the process's is others'
+                 **family.call)  # fmt: skip
         except _Recorded:
             parts.append(recorder.captured)
     doubled = family.guidance == "batch" and scale > 1

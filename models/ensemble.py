@@ -20,8 +20,8 @@ from .conditioning import Relay, Voice, record
 from .errors import ModelError
 from .families import Family, decode, encode, latent_shape
 from .noise import NoisePath, predict_pair
-from .samplers import few_steps_of
 from .own import own_module, own_pipeline
+from .samplers import few_steps_of
 
 if TYPE_CHECKING:
     from .placement import MemoryPlan

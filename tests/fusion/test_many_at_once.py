@@ -18,7 +18,6 @@ from fusion.transfer.training import Schedule
 from models.conditioning import record
 from models.loading import load_ensemble
 from models.own import own_pipeline
-from tests.conftest import tiny_card
 
 HALVES = np.array([0.5, 0.5])
 ROUNDS = 3
