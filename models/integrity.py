@@ -111,7 +111,8 @@ def refuse_wild_json(folder: Path, parts: Iterable[str], name: str) -> None:
             try:
                 bounded.read(path, MOST_WORDS)
             except (OSError, bounded.Unreadable) as error:
-                raise ModelError(f"'{name}': {path.name} cannot be read ({bounded.why(error)}): download the model again") from error
+                words = kind_of(path) or f"cannot be read ({bounded.why(error)}): download the model again"
+                raise ModelError(f"'{name}': {path.name} {words}") from error
 
 
 def index_of(folder: Path, name: str) -> dict:
