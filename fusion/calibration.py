@@ -58,7 +58,8 @@ def calibrate(ensemble, images_by_member=None, *, samples=192, prompts=None, gui
             images, said = _own_pictures(ensemble, k, prompts or [""], samples, seed, guidance, stop, team, kept)
         else:
             images, said = images_by_member[k]
-        gram = fit_gram(ensemble, images, said, levels=levels, draws=draws, seed=seed + k, progress=tell, stop=stop, team=team, kept=kept)
+        gram = fit_gram(ensemble, images, said, levels=levels, draws=draws, seed=seed + k, seeds="place", progress=tell,
+                        stop=stop, team=team, kept=kept)
         if len(gram) < len(images):
             raise RuntimeError(f"stopped before the images of {ensemble.names[k]} were measured: nothing was calibrated")
         grams.append(gram)

@@ -98,15 +98,16 @@ def strata_of(noise, levels: int = 16) -> torch.Tensor:
     return torch.linspace(max(lowest, min(QUIETEST, highest - 1.0)), highest, levels + 1, dtype=torch.float64)
 
 
-def fit_gram(ensemble, images, prompts, *, levels=16, draws=1, seed=0, batch_size=None, progress=None, stop=None, seeds="place",
+def fit_gram(ensemble, images, prompts, *, levels=16, draws=1, seed=0, batch_size=None, progress=None, stop=None, seeds="picture",
              kept=None, team: Team = ALONE) -> ResidualGram:  # fmt: skip
     """`residual_gram` over an `Ensemble`, PIL images and one prompt for each (or one for all).
 
     Images with the same prompt share a smooth target. `batch_size` None keeps a batch near 2^18 latent numbers (2^16 on a CPU), at most 64
     copies, and halves it where memory runs out; the result does not depend on it beyond the networks' own rounding.
-    `seeds`: an image draws its noise by `seed` and its `place` among the images, or by `seed` and the `picture` itself, so that pictures
-    may be added anywhere and leave the others' draws unchanged. `kept` (`fusion.kept.Kept`): what the networks said before is read from
-    there and not asked again, what they say now is kept. `team`: processes that share the work, see `residual_gram`.
+    `seeds`: an image draws its noise by `seed` and the `picture` itself, so that pictures may be added and taken away anywhere and leave
+    the others' draws unchanged, or by `seed` and its `place` among the images, so that sets of samples are read under common noise.
+    `kept` (`fusion.kept.Kept`): what the networks said before is read from there and not asked again, what they say now is kept.
+    `team`: processes that share the work, see `residual_gram`.
     """
     images = list(images)
     prompts = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
@@ -156,7 +157,8 @@ def picture_seeds(images: Sequence, seed: int) -> list[int]:
     """A seed below 2^62 for each picture, from its pixels and `seed`; equal pictures get different ones, by their order."""
     found, times = [], {}
     for image in images:
-        pixels = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
+        shape = f"{image.mode} {image.size}" if hasattr(image, "mode") else f"{tuple(image.shape)}"  # a picture, or an array of one
+        pixels = hashlib.sha256(shape.encode() + np.asarray(image).tobytes()).hexdigest()
         times[pixels] = times.get(pixels, -1) + 1
         found.append(int.from_bytes(hashlib.sha256(f"{seed} {pixels} {times[pixels]}".encode()).digest()[:8], "big") >> 2)
     return found

@@ -33,7 +33,11 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--method", choices=NAMES, help="how models are combined (default: the recipe's, else mixture)")
     command.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw; may be given several times")
     command.add_argument("--count", type=int, metavar="N", help="images for each prompt (default: the recipe's, else 4)")
-    command.add_argument("--seed", type=options.seed, metavar="S", help="first seed; image i of a prompt has seed S + i (default: 0)")
+    command.add_argument("--seed", type=options.seed, metavar="S",
+                         help="first seed (default: 0); every image has a seed of its own, numbered on from prompt to prompt, so that "
+                              "together they are independent draws of a population")
+    command.add_argument("--same-seeds", action="store_true",
+                         help="the same seeds for every prompt, S to S + N - 1: for looking at prompts side by side, not for a population")
     command.add_argument("--out", default="images", metavar="FOLDER", help="where images go (default: images)")
     options.drawing(command)
     options.loading(command)
@@ -63,7 +67,7 @@ def run(args, *, progress, stop):
         unread, remarks = prompt_remarks(ensemble, [prompt for prompt, _ in plan.jobs])
         for remark in remarks:
             say(f"note: {remark}")
-        say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
+        say(f"{wanted} images {_seeds_of(plan)}{at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
         samplers = sampler_words(ensemble, plan, method, None if plan.weights is None else drawing(method, plan.weights))
         for sentence in samplers:
             say(sentence)
@@ -86,6 +90,14 @@ def run(args, *, progress, stop):
         diary.close()
     text = f"{len(diary.written)} images in {folder}, each with its recipe inside" + (" (stopped early)" if stopped else "")
     return {"method": method, "images": diary.written, "stopped": stopped, "samplers": samplers}, text
+
+
+def _seeds_of(plan) -> str:
+    """Whether images of several prompts share seeds, in words before the rest of a sentence; empty for one prompt."""
+    seeds = [seed for _, seed in plan.jobs]
+    if len({prompt for prompt, _ in plan.jobs}) == 1:
+        return ""
+    return "of a seed each (independent) " if len(set(seeds)) == len(seeds) else "of the same seeds for every prompt (side by side) "
 
 
 def _asked(args, recipe):
@@ -115,9 +127,10 @@ def _asked(args, recipe):
     plan = plan.with_(weights=None) if method == "uniform" else plan
     changes = {name: getattr(args, name) for name in ("steps", "guidance", "height", "width") if getattr(args, name) is not None}
     if count is not None:
-        first = args.seed or 0
-        grid = SamplingPlan.grid(prompts, range(first, first + count))
-        changes |= {"prompts": grid.prompts, "seeds": grid.seeds}
+        first, prompts = args.seed or 0, list(dict.fromkeys(prompts))
+        same = SamplingPlan.grid(prompts, range(first, first + count))
+        jobs = same if args.same_seeds else SamplingPlan.population(prompts, count, first)
+        changes |= {"prompts": jobs.prompts, "seeds": jobs.seeds}
     if args.guidance_interval is not None:
         given = changes.get("guidance", plan.guidance) if recipe else guidance_of(args)
         changes["guidance_interval"] = options.interval(args.guidance_interval, given)

@@ -169,7 +169,7 @@ def fitted(args, ensemble, pictures, captions, progress, stop, team: Team = ALON
     """
     calibration = calibration_of(args, ensemble, captions, progress, stop, team, kept)
     images = [picture.image for picture in pictures]
-    gram = fit_gram(ensemble, images, captions, levels=args.levels, progress=progress, stop=stop, seeds="picture", team=team, kept=kept)
+    gram = fit_gram(ensemble, images, captions, levels=args.levels, progress=progress, stop=stop, team=team, kept=kept)
     return fit_all(gram, calibration, Target(images[: len(gram)], captions[: len(gram)]))  # a stopped fit holds the images it finished
 
 

@@ -28,7 +28,7 @@ def page(report) -> str:
     parts = [HEAD, "<h1>ScoreFusion comparison</h1>", f'<p class="lead">{escape(report.verdict)}</p>']
     if report.stopped:
         parts.append("<p><strong>Stopped before all samples were drawn: the figures below are from those that were.</strong></p>")
-    parts += [_fit(report.fit), _chart(report), _table(report), _pictures(report.rows), _settings(report), "</body></html>"]
+    parts += [_fit(report.fit), _chart(report), _table(report), _pictures(report), _settings(report), "</body></html>"]
     return "\n".join(part for part in parts if part)
 
 
@@ -106,11 +106,12 @@ def _table(report) -> str:
     )
 
 
-def _pictures(rows) -> str:
-    strips = []
-    for row in rows:
+def _pictures(report) -> str:
+    """A strip of images a method, those of one prompt and seed at one place in all strips."""
+    order, strips = {job: place for place, job in enumerate(zip(report.prompts, report.seeds))}, []
+    for row in report.rows:
         if row.samples:
-            images = "".join(_picture(sample) for sample in row.samples)
+            images = "".join(_picture(sample) for sample in sorted(row.samples, key=lambda one: order.get((one.prompt, one.seed), 0)))
             strips.append(f'<h3>{escape(row.title)}</h3><div class="strip">{images}</div>')
     return "<h2>Samples</h2><p class='note'>One seed starts from the same noise in every row.</p>" + "".join(strips) if strips else ""
 

@@ -145,7 +145,7 @@ def _residuals(ensemble, row, space, held_out, most: int, stop) -> np.ndarray | 
     samples = _in_order(row.samples)[:most]
     images, prompts = [sample.image for sample in samples], [sample.prompt for sample in samples]
     try:
-        return space.read(fit_gram(ensemble, images, prompts, **held_out.settings, stop=stop))
+        return space.read(fit_gram(ensemble, images, prompts, **held_out.settings, seeds="place", stop=stop))
     except RuntimeError:
         if stop is None or not stop():
             raise

@@ -161,7 +161,7 @@ def _measure(ensemble, fit, plan, space, weights, images: int, seed: int, number
     if len(samples) < images:
         return None
     gram = fit_gram(
-        ensemble, [s.image for s in samples], prompts, **fit.gram.settings, seed=seed % 2**31,
+        ensemble, [s.image for s in samples], prompts, **fit.gram.settings, seeds="place", seed=seed % 2**31,
         progress=lambda done, out_of, message: report(out_of + done, out_of, message), stop=plan.stop,
     )  # fmt: skip
     if len(gram) < images:

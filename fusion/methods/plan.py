@@ -87,6 +87,15 @@ class SamplingPlan:
         """Every prompt with every seed, prompt by prompt."""
         return cls([p for p in prompts for _ in seeds], [s for _ in prompts for s in seeds], **settings)
 
+    @classmethod
+    def population(cls, prompts: Sequence[str], count: int, first: int = 0, **settings) -> SamplingPlan:
+        """`count` images of every prompt, prompt by prompt, no two of which share a seed: image j of prompt i has `first + i count + j`.
+
+        What stands for a population is drawn so: images of one seed start from the same noise, and are no independent draws.
+        """
+        jobs = [(prompt, first + i * count + j) for i, prompt in enumerate(prompts) for j in range(count)]
+        return cls([prompt for prompt, _ in jobs], [seed for _, seed in jobs], **settings)
+
     @property
     def jobs(self) -> list[tuple[str, int]]:
         """`(prompt, seed)` of every image. Raises MethodError for lists that cannot be paired and settings out of range."""

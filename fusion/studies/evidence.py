@@ -126,7 +126,7 @@ def _features(bench: Bench, fit, name: str, pictures: Pictures, count: int) -> E
     file = bench.work / f"{bench.name}-{name}.residuals.safetensors"
     if not file.is_file():
         one = pictures.take(slice(count))
-        fit_gram(bench.ensemble, one.pil(), list(one.prompts), **bench.calibration.settings).save(file)
+        fit_gram(bench.ensemble, one.pil(), list(one.prompts), **bench.calibration.settings, seeds="place").save(file)
     space = Coordinates.of(fit.calibrated, bench.ensemble.names)
     with undamaged(file):
         return distance_of_means(space.read(ResidualGram.load(file)), space.read(bench.held_out))

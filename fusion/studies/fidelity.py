@@ -60,7 +60,8 @@ def pool(ensemble, name: str, population: np.ndarray, work: Path, seed: int, cou
         file = work / f"pool-{name}-{begin}.safetensors"
         if not file.is_file():
             part = slice(begin, begin + CHUNK)
-            gram = fit_gram(ensemble, images[part], [caption(p.profession) for p in portraits[part]], seed=seed + begin)
+            gram = fit_gram(ensemble, images[part], [caption(p.profession) for p in portraits[part]], seed=seed + begin,
+                            seeds="place")
             gram.save(file)
             print(f"{time.strftime('%H:%M:%S')} {name}: {min(begin + CHUNK, count)} of {count} images", flush=True)
         grams.append(ResidualGram.load(file))

@@ -67,12 +67,9 @@ def _plan(session) -> str:
 def grid(session) -> str:
     """Columns of images with sticky heads; settings that have changed since are marked on each image."""
     say, columns = session.say, session.columns
-    rows = list(dict.fromkeys(key for c in columns for key in c.shots)) or [
-        (p, s) for p in session.plan.prompts for s in session.plan.seeds
-    ]
     cells = "".join(_head(session, column) for column in columns)
     last = None
-    for prompt, seed in rows:
+    for prompt, seed in rows(session):
         if prompt != last:
             cells, last = cells + f'<p class="rowhead">“{escape(prompt)}”</p>', prompt
         cells += "".join(_cell(session, column, prompt, seed) for column in columns)
@@ -81,6 +78,13 @@ def grid(session) -> str:
         f'<div class="grid-scroll" tabindex="0" role="region" aria-label="{say("compare.grid")}"><div class="compare" id="grid" '
         f'style="--cell:minmax(148px,{widest});grid-template-columns:repeat({len(columns)},var(--cell))">{cells}</div></div>'
     )
+
+
+def rows(session) -> list[tuple[str, int]]:
+    """`(prompt, seed)` of every row, alike for all columns, whatever order a method drew in; those to be drawn, while there are none."""
+    shown = dict.fromkeys(key for column in session.columns for key in column.shots)
+    prompts = list(dict.fromkeys([*session.plan.prompts, *(prompt for prompt, _ in shown)]))
+    return sorted(shown, key=lambda key: (prompts.index(key[0]), key[1])) or [(p, s) for p in prompts for s in session.plan.seeds]
 
 
 def _head(session, column) -> str:

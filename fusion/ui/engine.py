@@ -130,7 +130,7 @@ def measured(chosen, images, captions, levels: int, draws: int, folder: Path | N
     together = ensemble(chosen, job.loading)
     kept = _kept(folder, together, len(images), levels * draws)
     job.enter("fitting")
-    return fit_gram(together, images, captions, levels=levels, draws=draws, seed=0, progress=job.report, stop=job.stopped, kept=kept)
+    return fit_gram(together, images, captions, levels=levels, draws=draws, progress=job.report, stop=job.stopped, kept=kept)
 
 
 def _kept(folder: Path | None, together, images: int, looks: int):

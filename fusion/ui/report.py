@@ -91,7 +91,8 @@ def content(session, recipe: str) -> list[tuple]:
         if column.shots:
             older = f" ({tell('older')})" if compare.is_old(session, column) else ""
             blocks.append(("subheading", tell(f"method.{column.method}") + older))
-            blocks.append(("pictures", [(s.path, _caption(session, s)) for s in column.shots.values()]))
+            shots = [column.shots[key] for key in compare.rows(session) if key in column.shots]
+            blocks.append(("pictures", [(s.path, _caption(session, s)) for s in shots]))
     return [*blocks, ("folded", "recipe.json", recipe)]
 
 

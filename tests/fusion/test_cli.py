@@ -394,6 +394,16 @@ def test_a_comparison_is_refused_before_any_work(capsys, models, pictures, tmp_p
         assert code == 1 and "--levels 16" in err
 
 
+def test_prompts_of_one_command_are_independent_unless_a_grid_is_asked_for(models, tmp_path, capsys):
+    common = ["sample", "--models", *models[:2], "--weights", 0.5, 0.5, "--prompt", "a cat", "--prompt", "a dog", "--prompt", "a cat",
+              "--count", 2, "--seed", 3, "--steps", 1, "--json"]  # fmt: skip
+    code, out, said = run(capsys, *common, "--out", tmp_path / "one")
+    assert code == 0 and [(image["prompt"], image["seed"]) for image in json.loads(out)["images"]] == [
+        ("a cat", 3), ("a cat", 4), ("a dog", 5), ("a dog", 6)] and "independent" in said  # fmt: skip
+    code, out, said = run(capsys, *common, "--same-seeds", "--out", tmp_path / "two")
+    assert sorted(image["seed"] for image in json.loads(out)["images"]) == [3, 3, 4, 4] and "side by side" in said
+
+
 def test_a_result_goes_to_a_folder_that_is_made(tmp_path):
     assert options.writable(tmp_path / "new" / "r.json", ".html", ".json").parent.is_dir()
     with pytest.raises(ValueError, match="it is a folder"):

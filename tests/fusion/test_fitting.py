@@ -1,11 +1,17 @@
 """What a fit says of its two answers: never more than the intervals bear out, and the pull towards equal only where there was one."""
 
+from argparse import Namespace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from fusion.commands import shared
 from fusion.fitting import Fit
+from fusion.images import Intake
+from fusion.objective import fit_gram
+from fusion.ui import engine, jobs
+from tests.fusion import small
 
 
 def fitted(published, shares, widths) -> Fit:
@@ -34,3 +40,23 @@ def test_a_wide_interval_is_undecided():
     assert fitted([1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.3, 0.1, 0, 0]).undecided
     assert not fitted([1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.2, 0.1, 0, 0]).undecided
     assert not Fit(None, None, None, None).undecided and Fit(None, None, None, None).verdict() == "uncalibrated"
+
+
+def test_a_picture_s_noise_is_its_own(tiny_ensemble):
+    """Taking one picture away, or adding one in front, changes nothing of the others: not even what is asked of the networks."""
+    ensemble, pictures, captions = tiny_ensemble("sd"), small.pictures(4), ["a", "b", "c", "d"]
+    every = fit_gram(ensemble, pictures, captions, levels=2)
+    fewer = fit_gram(ensemble, pictures[1:], captions[1:], levels=2)
+    np.testing.assert_array_equal(fewer.levels, every.levels[1:])
+    np.testing.assert_allclose(fewer.plain, every.plain[1:], rtol=1e-4)  # a batch of other pictures rounds otherwise
+    assert np.abs(fewer.plain / every.plain[:-1] - 1).max() > 1e-3, "the pictures differ by more than rounding"
+
+
+def test_page_and_command_measure_one_statistic(tiny_cards):
+    cards, pictures, captions = tiny_cards("sd"), small.pictures(3), ["a cat", "a dog", "a cat"]
+    by_page = engine.measured(cards, pictures, captions, 2, 1, job=jobs.Job("fit", lambda job: None))
+    args = Namespace(calibrate=0, calibration=None, levels=2)
+    intakes = [Intake(picture, f"{n}.png") for n, picture in enumerate(pictures)]
+    by_command = shared.fitted(args, engine.ensemble(cards), intakes, captions, None, lambda: False).gram
+    np.testing.assert_array_equal(by_page.levels, by_command.levels)
+    np.testing.assert_array_equal(by_page.plain, by_command.plain)
