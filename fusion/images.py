@@ -16,7 +16,6 @@ from PIL import Image
 
 from fusion.intake import archives, duplicates
 from fusion.intake import folder as folders
-from fusion.intake.lists import BadList, read_list
 from fusion.intake.names import safe_name
 from fusion.intake.opening import MAX_PIXELS, READABLE, Refused, read
 from fusion.intake.problems import Problem
@@ -25,7 +24,7 @@ from fusion.intake.text import MAX_CAPTION, clean_caption
 MAX_PICTURES = 256
 
 __all__ = [
-    "MAX_CAPTION", "MAX_PIXELS", "Intake", "Problem", "advice", "clean_caption", "read_captions", "read_folder", "read_images", "safe_name",
+    "MAX_CAPTION", "MAX_PIXELS", "Intake", "Problem", "advice", "clean_caption", "read_folder", "read_images", "safe_name",
 ]
 
 
@@ -37,6 +36,7 @@ class Intake:
     name: str
     caption: str | None = None
     note: str = ""
+    source: str = ""  # the path it was read from, which is for nobody's eyes
 
 
 def read_images(paths: Iterable[str | Path], captions: Mapping[str, str] | None = None) -> tuple[list[Intake], list[Problem]]:
@@ -61,7 +61,7 @@ def read_images(paths: Iterable[str | Path], captions: Mapping[str, str] | None 
                                     harmless=True))  # fmt: skip
             continue
         first_name[digest] = name
-        intakes.append(Intake(image, name, clean_caption(captions.get(str(path), captions.get(path.name))), note))
+        intakes.append(Intake(image, name, clean_caption(captions.get(str(path), captions.get(path.name))), note, str(path)))
     for later, earlier in duplicates.near([intake.image for intake in intakes]):
         sentence = f"This is nearly the same picture as {intakes[earlier].name}. Both are used; remove one unless both are meant."
         problems.append(Problem(intakes[later].name, sentence, harmless=True))
@@ -91,9 +91,11 @@ def read_folder(folder: str | Path) -> tuple[list[Intake], list[Problem]]:
 
 def _read_files(files: list[tuple[str, Path]], left: list[Problem]) -> tuple[list[Intake], list[Problem]]:
     pictures, said = folders.sort(files)
+    names = [name for name, _ in pictures]
+    folders.loosen(said, names)
     captions = {str(path): caption for name, path in pictures if (caption := folders.caption_of(said, name)[0])}
     intakes, problems = read_images([path for _, path in pictures], captions)
-    return intakes, [*said.problems, *folders.remarks(said, [name for name, _ in pictures]), *left, *problems]
+    return intakes, [*said.problems, *folders.remarks(said, names), *left, *problems]
 
 
 def advice(count: int) -> str:
@@ -106,17 +108,3 @@ def advice(count: int) -> str:
     if count < 24:
         return f"{count} pictures are a good start; about 24 halve the interval that 6 give."
     return f"{count} pictures are enough; more of them only make the fit slower." if count > 64 else f"{count} pictures are plenty."
-
-
-def read_captions(path: Path) -> tuple[dict[str, str], Problem | None]:
-    """File name -> prompt from a list of captions; a missing file is no problem, a broken one is said and passed over."""
-    if not path.is_file():
-        return {}, None
-    try:
-        pairs, _ = read_list(path)
-    except BadList as error:
-        return {}, Problem(safe_name(path.name), f"The captions cannot be used ({error}). {folders.CURE}")
-    found: dict[str, str] = {}
-    for name, text in pairs:
-        found.setdefault(name, text)
-    return found, None

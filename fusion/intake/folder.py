@@ -7,11 +7,12 @@ metadata.jsonl, metadata.csv, the concept in a kohya folder's name (`10_concept`
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fusion.intake import masks
 from fusion.intake.lists import UNREADABLE, BadList, is_list_name, read_list, sidecar_text
 from fusion.intake.names import last, plain, safe_name, stem
 from fusion.intake.problems import Problem
@@ -21,6 +22,7 @@ JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SIDE = {".json", ".md", ".npz", ".npy", ".safetensors", ".yaml", ".yml", ".toml", ".log", ".ini", ".db", ".xmp", ".aae", ".thm", ".lnk",
         ".url", ".html", ".py", ".ipynb", ".sh", ".bat", ".cfg", ".rtf"}  # fmt: skip
 KOHYA = re.compile(r"\d+_(.*)")
+MASKS = "Masks are not read as pictures: every picture counts as a whole. Nothing needs to be done."
 MOST_FILES = 20_000
 CURE = 'Write a list of {"file": ..., "prompt": ...}, or remove it.'
 ENDINGS = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".mpo"}
@@ -31,6 +33,9 @@ class Said:
     """What caption files say: `texts[plain name] = [(rank, source, text)]`, and what is wrong with them."""
 
     texts: dict[str, list[tuple[int, str, str]]] = field(default_factory=lambda: defaultdict(list))
+    lists: list[tuple[str, list[str]]] = field(default_factory=list)  # a list's name, and the pictures that it names
+    alone: list[str] = field(default_factory=list)  # files with captions of pictures that are not there
+    passed: list[tuple[str, Path]] = field(default_factory=list)  # files of no use, which do not belong to a picture either
     problems: list[Problem] = field(default_factory=list)
 
     def of(self, name: str) -> list[tuple[int, str, str]]:
@@ -58,11 +63,15 @@ def walk(folder: Path) -> tuple[list[tuple[str, Path]], list[Problem]]:
     enter = list(inner) if listed and not pictures else enter
     left = [name for name in inner if name not in enter]
     sentence = "The pictures in this folder were not read, since there are others beside it. Give the folder itself to read them."
-    return [*own, *(file for name in enter for file in inner[name])], [Problem(safe_name(name), sentence, harmless=True) for name in left]
+    told = [Problem(safe_name(name), MASKS if masks.is_folder(name) else sentence, harmless=True) for name in left]
+    return [*own, *(file for name in enter for file in inner[name])], told
 
 
-def sort(files: list[tuple[str, Path]], there: Sequence[str] = ()) -> tuple[list[tuple[str, Path]], Said]:
-    """Pictures (whatever is nothing else) in order, and what the other files say of them and of those `there` already."""
+def sort(files: list[tuple[str, Path]], there: Sequence[str] = (), lists: Collection[Path] = ()) -> tuple[list[tuple[str, Path]], Said]:
+    """Pictures (whatever is nothing else, and no mask) in order, and what the other files say of them and of those `there` already.
+
+    `lists`: files that are lists of captions, whatever they are called.
+    """
     pictures, said, beside = [], Said(), []
     for name, path in files:
         own, ending = last(name).lower(), Path(name).suffix.lower()
@@ -71,41 +80,91 @@ def sort(files: list[tuple[str, Path]], there: Sequence[str] = ()) -> tuple[list
         if own.endswith(UNREADABLE):
             sentence = "This kind of list is not read. Save the captions as metadata.csv or metadata.jsonl."
             said.problems.append(Problem(safe_name(last(name)), sentence, used=True))
-        elif is_list_name(own) and not (ending == ".json" and not own.startswith(("caption", "meta", "prompts"))):
+        elif path in lists or is_list_name(own) and not (ending == ".json" and not own.startswith(("caption", "meta", "prompts"))):
             _list(said, name, path)
         elif ending in (".txt", ".caption", ".json"):
             beside.append((name, path))
-        elif ending not in SIDE:
-            pictures.append((name, path))
-    stems = {key for name in (*(name for name, _ in pictures), *there) for key in (plain(name), plain(stem(name)))}
+        else:
+            (said.passed if ending in SIDE else pictures).append((name, path))
+    names = [name for name, _ in pictures]
+    hidden = masks.among(names, there)
+    if hidden:
+        first = next(name for name in names if name in hidden)
+        more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
+        said.problems.append(Problem(safe_name(last(first)) + more, MASKS, harmless=True))
+    stems = {key for name in (*names, *there) for key in (plain(name), plain(stem(name)))}
+    stems |= {last(key) for key in stems}
     for name, path in beside:
         if plain(stem(name)) in stems:
             _beside(said, name, path)
-    return pictures, said
+        else:
+            said.alone.append(name)
+    said.passed = [(name, path) for name, path in said.passed if plain(stem(name)) not in stems]
+    return [(name, path) for name, path in pictures if name not in hidden], said
 
 
-def flat(said: Said) -> Said:
-    """The same for files that came without their folders: a list may lie above its pictures."""
-    for key in [key for key in said.texts if "/" in key]:
-        said.texts[last(key)] += said.texts[key]
-    return said
+def loosen(said: Said, names: Sequence[str], as_arrived: Callable[[str], str] = lambda name: name) -> None:
+    """Texts for pictures in other folders than they say, where one picture only is called so: lists are moved, or lie above their pictures.
+
+    What names pictures that are not there is said. `as_arrived`: what becomes of a file's name on its way here.
+    """
+    ends, own = defaultdict(list), Counter(end for name in names for end in _ends(plain(name)))
+    for key, found in said.texts.items():
+        above, _, file = key.rpartition("/")
+        for end in _ends(plain(f"{above}/{as_arrived(file)}")):
+            ends[end] += found
+    for name in names:
+        if said.of(name):
+            continue
+        for whole, bare in zip(_ends(plain(name)), _ends(plain(stem(name)))):  # the longest first: folders of one name are told apart
+            found = [one for end in dict.fromkeys((whole, bare)) for one in ends.get(end, ())]
+            if found:
+                said.texts[plain(name)] += found if own[whole] == 1 else []
+                break
+    exact = {key for name in names for key in (plain(name), plain(stem(name)))}
+    loose = {last(key) for key in exact}
+    for source, listed in said.lists if names else ():
+        gone = [one for one in dict.fromkeys(listed) if plain(one) not in exact and plain(as_arrived(last(one))) not in loose]
+        if gone:
+            such = safe_name(last(gone[0]))
+            sentence = f"Pictures that it names and that are not here: {len(gone)}, such as {such}. Add them, or ignore this."
+            said.problems.append(Problem(safe_name(source), sentence, used=True))
 
 
-def caption_of(said: Said, name: str) -> tuple[str | None, list[str]]:
+def _ends(name: str) -> list[str]:
+    """`a/b/c`, `b/c` and `c`."""
+    parts = name.split("/")
+    return ["/".join(parts[at:]) for at in range(len(parts))]
+
+
+def is_listed(said: Said, name: str) -> bool:
+    """Whether a list has a caption for the picture."""
+    lists = {source for source, _ in said.lists}
+    return any(source in lists and one_line(text) for _, source, text in said.of(name))
+
+
+def concept_of(name: str) -> str | None:
+    """The caption that a kohya folder's name (`10_a hen`) gives to the pictures in it."""
+    concept = KOHYA.fullmatch(name.split("/")[-2]) if "/" in name else None
+    return one_line(concept[1])[:MAX_CAPTION] or None if concept else None
+
+
+def caption_of(said: Said, name: str, by_folder: bool = True) -> tuple[str | None, list[str]]:
     """The text to use, whole up to `MAX_CAPTION` characters, and the sources of others that differ from it, the used one first."""
     found = [(source, line) for _, source, text in said.of(name) if (line := one_line(text))]
     if not found:
-        concept = KOHYA.fullmatch(name.split("/")[0]) if "/" in name else None
-        return (one_line(concept[1])[:MAX_CAPTION] or None if concept else None), []
+        return concept_of(name) if by_folder else None, []
     differ = [source for source, line in found if line != found[0][1]]
     return found[0][1][:MAX_CAPTION].rstrip(), [found[0][0], *differ] if differ else []
 
 
 def remarks(said: Said, names: list[str]) -> list[Problem]:
-    """What is to be said of captions that differ, or are cut."""
-    found = []
+    """What is to be said of captions that differ, are cut, or come from the name of a folder."""
+    found, folders = [], Counter()
     for name in names:
-        _, differ = caption_of(said, name)
+        text, differ = caption_of(said, name)
+        if text is not None and text == concept_of(name) and caption_of(said, name, by_folder=False)[0] is None:
+            folders[name.split("/")[-2], text] += 1
         if differ:
             others = " and ".join(dict.fromkeys(safe_name(source) for source in differ[1:]))
             sentence = f"Its captions in {safe_name(differ[0])} and {others} differ; the first is used. Remove the wrong one."
@@ -113,6 +172,9 @@ def remarks(said: Said, names: list[str]) -> list[Problem]:
         if any(len(one_line(text)) > MAX_CAPTION for _, _, text in said.of(name)[:1]):
             sentence = f"Its caption is longer than {MAX_CAPTION} characters and was cut there. Shorten it."
             found.append(Problem(safe_name(last(name)), sentence, used=True))
+    for (folder, text), count in folders.items():
+        sentence = f"Its name gives the caption '{text[:60]}' to the pictures in it that have none: {count}. A text beside one goes first."
+        found.append(Problem(safe_name(folder), sentence, harmless=True))
     return found
 
 
@@ -127,6 +189,7 @@ def _list(said: Said, name: str, path: Path) -> None:
         said.problems.append(Problem(safe_name(last(name)), sentence, used=True))
     rank = {".json": 0, ".jsonl": 4, ".ndjson": 4}.get(path.suffix.lower(), 5)
     above = name.rpartition("/")[0]
+    said.lists.append((last(name), [f"{above}/{picture}" for picture, _ in pairs]))
     for picture, text in pairs:
         said.texts[plain(f"{above}/{picture}")].append((rank, last(name), text))
 

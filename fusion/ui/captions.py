@@ -6,12 +6,12 @@ as a proposal: the profession that the shipped probe reads. Never a presentation
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from models import bounded
 
-from . import models_section, reading, state, texts
+from . import models_section, reading, state
 
 MOSTLY = 0.5  # of pictures dropped together must be read with certainty: of images drawn by the models 77 % are, of other pictures 0 to 8 %
 
@@ -32,7 +32,7 @@ def proposed(session, images: Sequence) -> list[str]:
 def is_list(path: str) -> bool:
     """Whether a JSON file holds captions, or is meant to: it is called so, or is a list, or has names with nothing but text behind them.
 
-    A recipe is an object with numbers and lists. What is wrong with a list is for `fusion.images.read_captions` to say.
+    A recipe is an object with numbers and lists. What is wrong with a list is for `fusion.intake.lists` to say.
     """
     if Path(path).suffix.lower() == ".json" and Path(path).name.lower().startswith("captions"):
         return True
@@ -44,22 +44,6 @@ def is_list(path: str) -> bool:
         return False
     named = isinstance(content, dict) and bool(content) and all(isinstance(value, str) for value in content.values())
     return isinstance(content, list) or named
-
-
-def apply(session, pictures: Sequence[state.Picture], captions: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Put captions to `pictures` by file name; `(kind, sentence)` on what was found and what was not."""
-    from fusion.images import clean_caption
-
-    names, found = {picture.name for picture in pictures}, 0
-    for picture in pictures:
-        if clean := clean_caption(captions.get(picture.name)):
-            picture.caption, picture.proposed, found = clean, False, found + 1
-    said = [("info" if found else "warn", session.tell("captions.taken", count=found, total=len(pictures)))]
-    missing = [name for name in captions if name not in names]
-    if missing:
-        shown = texts.join(session.language, [name[:60] for name in missing[:3]])
-        said.append(("warn", session.tell("captions.missing", names=shown, count=len(missing))))
-    return said
 
 
 def change(session, data: dict, index: int) -> None:

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from html import escape
 
-from . import captions, draw, engine, fit, jobs, measured, methods, mixer, models_section, state, target, texts, uploads
+from . import captions, draw, engine, fit, gathering, jobs, measured, methods, mixer, models_section, state, target, texts, uploads
 from .panel import drop_words, notes, progress, section
 
 FOLDER = engine.ASSETS / "studies" / "evidence"  # where the study of that name writes
@@ -131,14 +131,13 @@ def upload(session, paths: list[str]) -> None:
     """Add held-out images; one that is among the fitted ones is refused, since it would be no evidence."""
     from fusion.images import read_images
 
-    recipes, lists, files = uploads.by_kind(paths)
-    listed, said = uploads.read_lists(session, lists)
-    intakes, problems = read_images([*files, *recipes]) if files or recipes else ([], [])
-    said += uploads.said_of(session, problems)
-    guesses = captions.proposed(session, [intake.image for intake in intakes])
+    recipes, lists, files = gathering.by_kind(paths)
+    found = gathering.gather(lists, files, session.held)
+    said = uploads.said_of(session, [*found.problems, *(read_images(recipes)[1] if recipes else [])])
+    guesses = captions.proposed(session, [intake.image for intake in found.intakes])
     fitted, known = {p.image.tobytes() for p in session.pictures}, {p.image.tobytes() for p in session.held}
     refused, repeated, surplus = [], [], 0
-    for intake, guess in zip(intakes, guesses):
+    for intake, place, guess in zip(found.intakes, found.places, guesses):
         pixels = intake.image.tobytes()
         if pixels in fitted:
             refused.append(intake.name)
@@ -149,12 +148,13 @@ def upload(session, paths: list[str]) -> None:
         else:
             path = session.folder / f"held-{len(list(session.folder.glob('held-*')))}.png"
             intake.image.save(path)
-            session.held.append(state.Picture(intake.image, intake.name, session.default_caption or guess, str(path)))
+            caption = intake.caption or session.default_caption or guess
+            session.held.append(state.Picture(intake.image, intake.name, caption, str(path), place=place))
             known.add(pixels)
     said += uploads.grouped(session, refused, "bad", session.tell("measure.fitted"))
     said += uploads.grouped(session, repeated, "info", session.tell("target.duplicate"))
     said += [("bad", session.tell("target.most", most=uploads.most_pictures(), count=surplus))] if surplus else []
-    said += captions.apply(session, session.held, listed) if listed else []
+    said += gathering.apply(session, session.held, found)
     uploads.show(session, "held", said)
 
 

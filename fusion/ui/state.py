@@ -35,6 +35,7 @@ class Picture:
     note: str = ""
     recipe: object | None = None  # fusion.recipe.Recipe, where the file carried one
     proposed: bool = False  # the caption was read off the picture, not given
+    place: str = ""  # in the zip that it came in
 
     @property
     def digest(self) -> str:

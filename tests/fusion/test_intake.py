@@ -68,7 +68,10 @@ def test_kohya_folders_are_read(tmp_path):
     picture(5).save(tmp_path / "10_a hen/x.png")
     picture(6).save(tmp_path / "10_a hen/y.png")
     (tmp_path / "10_a hen/y.txt").write_text("a cat")
-    assert folder(tmp_path, {}) == ([None, None, "a hen", "a cat"], [])
+    captions, problems = folder(tmp_path, {})
+    assert captions == [None, None, "a hen", "a cat"]
+    assert [(p.name, p.kind) for p in problems] == [("10_a hen", "info")]
+    assert "'a hen' to the pictures in it that have none: 1" in str(problems[0])
 
 
 def test_a_list_above_its_pictures(tmp_path):
@@ -130,3 +133,28 @@ def test_near_duplicates_are_pointed_out(tmp_path):
     picture(4).resize((16, 12)).resize((256, 192)).save(tmp_path / "c.png")
     intakes, problems = read_images([tmp_path / n for n in ("a.png", "b.jpg", "c.png")])
     assert len(intakes) == 3 and [p.name for p in problems] == ["b.jpg"] and "nearly the same picture as a.png" in str(problems[0])
+
+
+@pytest.mark.parametrize("masks", [["0-masklabel.png"], ["0_mask.png", "1_mask.png"], ["masks/0.png"], ["mask/0_mask.png"], ["0.mask.png"]])
+def test_masks_are_no_pictures(tmp_path, masks):
+    for n, name in enumerate(masks):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(20 + n).save(tmp_path / name)
+    captions, problems = folder(tmp_path, {})
+    assert len(captions) == 2 and len(problems) == 1 and "Masks are not read" in str(problems[0]) and problems[0].kind == "info"
+
+
+def test_masks_alone_or_of_nothing_are_pictures(tmp_path):
+    picture(7).save(tmp_path / "gas_mask.png")
+    assert folder(tmp_path, {}) == ([None] * 3, [])
+
+
+@pytest.mark.parametrize("name, content", [
+    ("captions.json", '{"0.png": "a hen", "gone.png": "x", "lost.png": "y"}'),
+    ("metadata.jsonl", '{"file_name": "train/0.png", "text": "a hen"}\n{"file_name": "gone.png", "text": "x"}'),
+    ("metadata.csv", "file_name,text\n0.png,a hen\ngone.png,x\nlost.png,y\n"),
+])  # fmt: skip
+def test_lists_that_name_pictures_which_are_not_there_say_how_many(tmp_path, name, content):
+    captions, problems = folder(tmp_path, {name: content})
+    assert captions == ["a hen", None] and [p.name for p in problems] == [name] and problems[0].kind == "warn"
+    assert f"not here: {2 - name.endswith('jsonl')}, such as gone.png" in str(problems[0])

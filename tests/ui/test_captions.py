@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fusion.ui import captions, comeback, engine, first_screen, fit, state, target, texts, uploads
+from fusion.ui import captions, comeback, engine, first_screen, fit, measure, state, target, texts, uploads
 from models.portraits.population import PRESENTATIONS
 
 
@@ -145,15 +146,14 @@ def test_captions_beside_pictures_come_with_them_or_after_them(session, tmp_path
     (tmp_path / "0.txt").write_text("a hen")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "train/1.png", "text": "a cat"}\n')
     uploads.take(session, [*files, str(tmp_path / "0.txt"), str(tmp_path / "metadata.jsonl")])
-    assert [p.caption for p in session.pictures] == ["a hen", "a cat", ""] and "target" not in session.notes
+    assert [p.caption for p in session.pictures] == ["a hen", "a cat", ""]
+    assert session.notes["target"] == [("info", texts.say("en", "captions.taken", count=1, total=3))]
     (tmp_path / "2.caption").write_text("a dog")
     uploads.take(session, [str(tmp_path / "2.caption")])
     assert [p.caption for p in session.pictures] == ["a hen", "a cat", "a dog"] and "target" not in session.notes
 
 
 def test_a_zip_of_a_folder_is_taken_with_its_captions(session, tmp_path):
-    import zipfile
-
     (file,) = noise(tmp_path, 1)
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.write(file, "set/0.png")
@@ -162,3 +162,60 @@ def test_a_zip_of_a_folder_is_taken_with_its_captions(session, tmp_path):
     uploads.take(session, [str(tmp_path / "set.zip"), str(tmp_path / "bad.zip")])
     assert [(p.name, p.caption) for p in session.pictures] == [("0.png", "a hen")]
     assert [kind for kind, _ in session.notes["target"]] == ["bad"]
+
+
+@pytest.mark.parametrize("take, kept", [(uploads.take, "pictures"), (measure.upload, "held")])
+def test_target_and_held_out_pictures_are_taken_alike(session, tmp_path, take, kept):
+    files = noise(tmp_path, 6)
+    for n in (0, 1):
+        (tmp_path / f"{n}.txt").write_text(f"a hen {n}")
+    (tmp_path / "2.json").write_text('{"caption": "a cow"}')
+    (tmp_path / "metadata.csv").write_text("file_name,text\n3.png,a cat\ngone.png,x\nlost.png,x\n")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(files[4], "set/cats/1.png")
+        archive.writestr("set/cats/1.txt", "a cat in a zip")
+        archive.write(files[5], "set/dogs/1.png")
+    beside = [str(tmp_path / name) for name in ("0.txt", "1.txt", "2.json", "metadata.csv", "set.zip")]
+    take(session, [*files[:4], *beside])
+    found = [(p.name, p.caption) for p in getattr(session, kept)]
+    assert found[:4] == [("0.png", "a hen 0"), ("1.png", "a hen 1"), ("2.png", "a cow"), ("3.png", "a cat")]
+    assert found[4:] == [("1.png", "a cat in a zip"), ("1.png", "")]
+    (tmp_path / "captions.json").write_text(json.dumps({"dogs/1.png": "a dog"}))
+    (tmp_path / "9.txt").write_text("nobody")
+    place = "target" if kept == "pictures" else "held"
+    assert any("not here: 2, such as gone.png" in sentence for _, sentence in session.notes[place])
+    take(session, [str(tmp_path / "captions.json"), str(tmp_path / "9.txt")])
+    assert [p.caption for p in getattr(session, kept)][4:] == ["a cat in a zip", "a dog"]
+    assert ("warn", f"9.txt: {texts.say('en', 'captions.alone')}") in session.notes[place]
+
+
+def test_a_zip_with_kohyas_folders_and_masks(session, tmp_path):
+    files = noise(tmp_path, 4)
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(files[0], "10_a hen/1.png")
+        archive.write(files[1], "5_a cat/1.png")
+        archive.write(files[2], "5_a cat/1-masklabel.png")
+        archive.write(files[3], "5_a cat/masks/1.png")
+    uploads.take(session, [str(tmp_path / "set.zip")])
+    assert [p.caption for p in session.pictures] == ["a hen", "a cat"]
+    said = [sentence for _, sentence in session.notes["target"]]
+    assert any(s.startswith("10_a hen: Its name gives the caption 'a hen'") for s in said)
+    assert sum("Masks are not read" in s for s in said) == 1
+
+
+def test_what_is_no_picture_and_no_caption_is_said(session, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"\0\1\2" * 9)
+    uploads.take(session, [*noise(tmp_path, 1), str(tmp_path / "model.safetensors")])
+    assert [sentence.split(":")[0] for _, sentence in session.notes["target"]] == ["model.safetensors"]
+
+
+def test_what_is_said_of_captions_is_said_in_japanese(session, tmp_path):
+    session.language = "ja"
+    files = noise(tmp_path, 3)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a cat\ngone.png,x\n")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(files[1], "10_hen/1.png")
+        archive.write(files[2], "10_hen/1_mask.png")
+    uploads.take(session, [files[0], str(tmp_path / "metadata.csv"), str(tmp_path / "set.zip")])
+    said = [sentence for _, sentence in session.notes["target"]]
+    assert len(said) == 4 and all(any("\u3040" <= c <= "\u30ff" for c in sentence) for sentence in said), said
