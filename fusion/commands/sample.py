@@ -67,7 +67,7 @@ def run(args, *, progress, stop):
         unread, remarks = prompt_remarks(ensemble, [prompt for prompt, _ in plan.jobs])
         for remark in remarks:
             say(f"note: {remark}")
-        say(f"{wanted} images {_seeds_of(plan)}{at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}")
+        say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}{_seeds_of(plan)}")
         samplers = sampler_words(ensemble, plan, method, None if plan.weights is None else drawing(method, plan.weights))
         for sentence in samplers:
             say(sentence)
@@ -93,11 +93,11 @@ def run(args, *, progress, stop):
 
 
 def _seeds_of(plan) -> str:
-    """Whether images of several prompts share seeds, in words before the rest of a sentence; empty for one prompt."""
+    """Whether images of several prompts share seeds, in words behind a sentence; empty for one prompt."""
     seeds = [seed for _, seed in plan.jobs]
     if len({prompt for prompt, _ in plan.jobs}) == 1:
         return ""
-    return "of a seed each (independent) " if len(set(seeds)) == len(seeds) else "of the same seeds for every prompt (side by side) "
+    return "; every image has a seed of its own" if len(set(seeds)) == len(seeds) else "; prompts share their seeds"
 
 
 def _asked(args, recipe):
