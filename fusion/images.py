@@ -19,7 +19,7 @@ from fusion.intake import folder as folders
 from fusion.intake.names import safe_name
 from fusion.intake.opening import MAX_PIXELS, READABLE, Refused, read
 from fusion.intake.problems import Problem
-from fusion.intake.text import MAX_CAPTION, clean_caption
+from fusion.intake.text import MAX_CAPTION, clean_caption, one_line
 
 MAX_PICTURES = 256
 
@@ -61,7 +61,10 @@ def read_images(paths: Iterable[str | Path], captions: Mapping[str, str] | None 
                                     harmless=True))  # fmt: skip
             continue
         first_name[digest] = name
-        intakes.append(Intake(image, name, clean_caption(captions.get(str(path), captions.get(path.name))), note, str(path)))
+        text = captions.get(str(path), captions.get(path.name))
+        if len(one_line(text)) > MAX_CAPTION:
+            problems.append(Problem(name, folders.CUT, used=True))
+        intakes.append(Intake(image, name, clean_caption(text), note, str(path)))
     for later, earlier in duplicates.near([intake.image for intake in intakes]):
         sentence = f"This is nearly the same picture as {intakes[earlier].name}. Both are used; remove one unless both are meant."
         problems.append(Problem(intakes[later].name, sentence, harmless=True))

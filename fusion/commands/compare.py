@@ -25,7 +25,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--held-out", metavar="FOLDER", help="held-out target images, when they are elsewhere")
     command.add_argument("--methods", nargs="+", choices=(*NAMES, SINGLES), default=list(NAMES), metavar="METHOD",
                          help=f"which to run (default: all of {', '.join(NAMES)}); {SINGLES} stands for each model alone")  # fmt: skip
-    command.add_argument("--caption", default="", help="prompt for images that captions.json does not name")
+    command.add_argument("--caption", default="", help="prompt for images that have no caption of their own (docs/guide.md)")
     command.add_argument("--prompt", action="append", metavar="TEXT", help="what to draw (default: the target's own prompts)")
     command.add_argument("--count", type=options.positive, default=16, metavar="N", help="images for each method (default: 16)")
     command.add_argument("--seed", type=options.seed, default=0, metavar="S", help="first seed (default: 0)")

@@ -26,7 +26,7 @@ PARALLEL = True  # may run in several processes: they share the pictures and noi
 def arguments(command: ArgumentParser) -> None:
     command.add_argument("--models", nargs="+", required=True, metavar="MODEL", help=options.MODELS)
     command.add_argument("--images", required=True, metavar="FOLDER", help="folder of target images, or a zip of one (see docs/guide.md)")
-    command.add_argument("--caption", default="", help="prompt for images that captions.json does not name")
+    command.add_argument("--caption", default="", help="prompt for images that have no caption of their own (docs/guide.md)")
     command.add_argument("--out", default="fit.json", metavar="FILE", help="where the recipe goes (default: fit.json)")
     command.add_argument("--gram", metavar="FILE", help="also keep the measured statistic (.safetensors), for later analysis")
     command.add_argument("--work", metavar="FOLDER", help="where what the models say is kept, for a fit that goes on and for the next one "

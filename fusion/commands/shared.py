@@ -10,7 +10,8 @@ from fusion.calibration import Calibration, calibrate
 from fusion.commands.options import interval, writable
 from fusion.features import FOLDS
 from fusion.fitting import Fit, fit_all
-from fusion.images import Intake, read_folder
+from fusion.images import MAX_CAPTION, Intake, clean_caption, read_folder
+from fusion.intake.text import one_line
 from fusion.methods import Cost, SamplingPlan
 from fusion.objective import fit_gram
 from fusion.parallel import ALONE, Team, started
@@ -150,7 +151,10 @@ def calibration_of(args, ensemble, captions, progress, stop, team: Team = ALONE,
 
 
 def pictures_in(folder: str, caption: str) -> tuple[list[Intake], list[str]]:
-    """Readable pictures and a prompt for each; problems are said. Raises ValueError when none is readable."""
+    """Readable pictures and a prompt for each, `caption` for those without one; problems are said. ValueError when none is readable."""
+    whole, caption = one_line(caption), clean_caption(caption) or ""
+    if len(whole) > len(caption):
+        say(f"--caption is longer than {MAX_CAPTION} characters and was cut there. Shorten it.")
     intakes, problems = read_folder(folder)
     for problem in problems:
         say(f"  {problem}")
@@ -158,7 +162,7 @@ def pictures_in(folder: str, caption: str) -> tuple[list[Intake], list[str]]:
         raise ValueError(f"there is no readable picture in {Path(folder).name or folder}: put the target images there, as PNG or JPEG")
     if any(intake.caption is None for intake in intakes) and not caption:
         say("Some pictures have no caption: to models that read captions they look foreign, and the proportions with them; give "
-            "--caption \"what they show\" or, better, a captions.json with one for each")  # fmt: skip
+            "--caption \"what they show\" or, better, one for each: a.txt beside a.png, or a captions.json")  # fmt: skip
     return intakes, [intake.caption or caption for intake in intakes]
 
 

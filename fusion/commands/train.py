@@ -27,7 +27,7 @@ def arguments(command: ArgumentParser) -> None:
     command.add_argument("--method", choices=TRAINED, default="finetune", help="how to train (default: finetune)")
     command.add_argument("--representation", metavar="FILE", help="made with `represent` (default: the one shipped for the models, "
                          "or one that is learned first)")  # fmt: skip
-    command.add_argument("--caption", default="", help="prompt for images that captions.json does not name")
+    command.add_argument("--caption", default="", help="prompt for images that have no caption of their own (docs/guide.md)")
     command.add_argument("--out", default="trained.json", metavar="FILE", help="where the recipe goes (default: trained.json)")
     options.calibration(command)
     options.loading(command)

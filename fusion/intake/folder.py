@@ -23,6 +23,7 @@ SIDE = {".json", ".md", ".npz", ".npy", ".safetensors", ".yaml", ".yml", ".toml"
         ".url", ".html", ".py", ".ipynb", ".sh", ".bat", ".cfg", ".rtf"}  # fmt: skip
 KOHYA = re.compile(r"\d+_(.*)")
 MASKS = "Masks are not read as pictures: every picture counts as a whole. Nothing needs to be done."
+CUT = f"Its caption is longer than {MAX_CAPTION} characters and was cut there. Shorten it."
 MOST_FILES = 20_000
 CURE = 'Write a list of {"file": ..., "prompt": ...}, or remove it.'
 ENDINGS = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".mpo"}
@@ -170,8 +171,7 @@ def remarks(said: Said, names: list[str]) -> list[Problem]:
             sentence = f"Its captions in {safe_name(differ[0])} and {others} differ; the first is used. Remove the wrong one."
             found.append(Problem(safe_name(last(name)), sentence, used=True))
         if any(len(one_line(text)) > MAX_CAPTION for _, _, text in said.of(name)[:1]):
-            sentence = f"Its caption is longer than {MAX_CAPTION} characters and was cut there. Shorten it."
-            found.append(Problem(safe_name(last(name)), sentence, used=True))
+            found.append(Problem(safe_name(last(name)), CUT, used=True))
     for (folder, text), count in folders.items():
         sentence = f"Its name gives the caption '{text[:60]}' to the pictures in it that have none: {count}. A text beside one goes first."
         found.append(Problem(safe_name(folder), sentence, harmless=True))

@@ -48,21 +48,28 @@ def is_list(path: str) -> bool:
 
 def change(session, data: dict, index: int) -> None:
     """What the visitor wrote under one picture."""
-    from fusion.images import clean_caption
-
     if index >= 0:
         picture = session.pictures[index]
-        picture.caption, picture.proposed = clean_caption(str(data.get("value", ""))) or session.default_caption, False
+        picture.caption, picture.proposed = _typed(session, data) or session.default_caption, False
 
 
 def set_default(session, data: dict) -> None:
     """The caption of pictures that come without one, for those that are there, too."""
-    from fusion.images import clean_caption
-
-    before, session.default_caption = session.default_caption, clean_caption(str(data.get("value", ""))) or ""
+    before, session.default_caption = session.default_caption, _typed(session, data)
     for picture in session.pictures:
         if picture.caption == before:
             picture.caption = session.default_caption
+
+
+def _typed(session, data: dict) -> str:
+    """What was typed, as a caption; a cut is said."""
+    from fusion.images import MAX_CAPTION, clean_caption, one_line
+
+    text = str(data.get("value", ""))
+    session.notes.pop("caption", None)
+    if len(one_line(text)) > MAX_CAPTION:
+        session.notes["caption"] = [("warn", session.tell("captions.cut", most=MAX_CAPTION))]
+    return clean_caption(text) or ""
 
 
 def advice(session) -> str:

@@ -6,7 +6,7 @@ import json
 from html import escape
 from pathlib import Path
 
-from . import captions, comeback, engine, state, texts
+from . import arriving, captions, comeback, engine, state, texts
 from .panel import drop_words, notes, section
 
 EXAMPLES = ("valley", "coast", "island")
@@ -18,7 +18,7 @@ def render_head(session) -> str:
 
 def render(session) -> str:
     say, pictures = session.say, session.pictures
-    parts = [notes(session, "target")]
+    parts = [notes(session, "target"), notes(session, "caption")]
     if pictures:
         label = say("target.example", name=say(f"example.{session.example}")) if session.example else ""
         parts.append(
@@ -41,7 +41,7 @@ def render(session) -> str:
     if buttons:
         parts.append(f'<div class="row"><span class="soft">{say("target.try")}</span>{buttons}</div>')
     parts.append(
-        f'<label class="field">{say("target.default_caption")}<input type="text" data-do="default_caption" maxlength="4000" '
+        f'<label class="field">{say("target.default_caption")}<input type="text" data-do="default_caption" maxlength="{arriving.LONGEST}" '
         f'placeholder="{say("captions.example")}" value="{escape(session.default_caption)}"></label>'
         f'<p class="soft">{say("captions.help")}</p>'
     )
@@ -64,7 +64,8 @@ def _thumb(session, index: int, picture) -> str:
         f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
         f'<button class="drop" type="button" data-do="remove" data-index="{index}" '
         f'aria-label="{say("target.remove", name=picture.name)}"><span aria-hidden="true">✕</span></button>'
-        f'<textarea rows="2" maxlength="4000" placeholder="{say("captions.none")}" {"data-proposed" if picture.proposed else ""} '
+        f'<textarea rows="2" maxlength="{arriving.LONGEST}" '
+        f'placeholder="{say("captions.none")}" {"data-proposed" if picture.proposed else ""} '
         f'data-do="caption" data-index="{index}" aria-label="{say("target.caption", number=index + 1)}" '
         f'{described}>{escape(picture.caption)}</textarea>{note}</li>'
     )
@@ -142,6 +143,7 @@ def remove(session, data: dict) -> None:
 def clear(session, data: dict) -> None:
     session.pictures, session.example = [], None
     session.notes.pop("target", None)
+    session.notes.pop("caption", None)
 
 
 def caption(session, data: dict) -> None:

@@ -158,3 +158,22 @@ def test_lists_that_name_pictures_which_are_not_there_say_how_many(tmp_path, nam
     captions, problems = folder(tmp_path, {name: content})
     assert captions == ["a hen", None] and [p.name for p in problems] == [name] and problems[0].kind == "warn"
     assert f"not here: {2 - name.endswith('jsonl')}, such as gone.png" in str(problems[0])
+
+
+def test_what_is_typed_for_all_is_for_pictures_without_a_caption_and_a_cut_is_said(tmp_path, capsys):
+    from fusion.commands.shared import pictures_in
+
+    (tmp_path / "10_a hen").mkdir()
+    picture(5).save(tmp_path / "10_a hen/x.png")
+    folder(tmp_path, {"0.txt": "a cat"})
+    assert pictures_in(str(tmp_path), "a dog")[1] == ["a cat", "a dog", "a hen"] and "was cut" not in capsys.readouterr().err
+    assert pictures_in(str(tmp_path), "x" * (MAX_CAPTION + 1))[1][1] == "x" * MAX_CAPTION
+    assert "--caption is longer than" in capsys.readouterr().err
+    pictures_in(str(tmp_path), "")
+    assert "a.txt beside a.png" in capsys.readouterr().err
+
+
+def test_a_cut_is_said_to_those_who_call_the_library(tmp_path):
+    picture().save(tmp_path / "a.png")
+    intakes, problems = read_images([tmp_path / "a.png"], {"a.png": "x" * (MAX_CAPTION + 1)})
+    assert intakes[0].caption == "x" * MAX_CAPTION and [p.kind for p in problems] == ["warn"] and "was cut" in str(problems[0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusion.images import MAX_CAPTION
 from fusion.ui import captions, comeback, engine, first_screen, fit, measure, state, target, texts, uploads
 from models.portraits.population import PRESENTATIONS
 
@@ -219,3 +220,15 @@ def test_what_is_said_of_captions_is_said_in_japanese(session, tmp_path):
     uploads.take(session, [files[0], str(tmp_path / "metadata.csv"), str(tmp_path / "set.zip")])
     said = [sentence for _, sentence in session.notes["target"]]
     assert len(said) == 4 and all(any("\u3040" <= c <= "\u30ff" for c in sentence) for sentence in said), said
+
+
+def test_a_typed_caption_that_is_cut_is_said_until_it_is_shorter(session, tmp_path):
+    uploads.take(session, noise(tmp_path, 1))
+    one = lambda text: target.caption(session, {"index": "0", "value": text})
+    for act in (one, lambda text: captions.set_default(session, {"value": text})):
+        act("x" * (MAX_CAPTION + 1))
+        assert session.pictures[0].caption == "x" * MAX_CAPTION
+        assert texts.say("en", "captions.cut", most=MAX_CAPTION) in target.render(session)
+        act("x" * MAX_CAPTION)
+        assert "caption" not in session.notes and "maxlength=\"4000\"" not in target.render(session)
+        one("")
