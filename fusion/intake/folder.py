@@ -16,7 +16,7 @@ from fusion.intake import masks
 from fusion.intake.lists import UNREADABLE, BadList, is_list_name, read_list, sidecar_text
 from fusion.intake.names import last, plain, safe_name, stem
 from fusion.intake.problems import Problem
-from fusion.intake.text import MAX_CAPTION, MAX_TEXT, one_line, read_text
+from fusion.intake.text import MAX_CAPTION, MAX_TEXT, one_line, read_text, usual_encoding
 
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SIDE = {".json", ".md", ".npz", ".npy", ".safetensors", ".yaml", ".yml", ".toml", ".log", ".ini", ".db", ".xmp", ".aae", ".thm", ".lnk",
@@ -95,11 +95,11 @@ def sort(files: list[tuple[str, Path]], there: Sequence[str] = (), lists: Collec
         said.problems.append(Problem(safe_name(last(first)) + more, MASKS, harmless=True))
     stems = {key for name in (*names, *there) for key in (plain(name), plain(stem(name)))}
     stems |= {last(key) for key in stems}
+    said.alone = [name for name, _ in beside if plain(stem(name)) not in stems]
+    beside = [(name, path) for name, path in beside if plain(stem(name)) in stems]
+    usual = usual_encoding(path for name, path in beside if not name.lower().endswith(".json"))
     for name, path in beside:
-        if plain(stem(name)) in stems:
-            _beside(said, name, path)
-        else:
-            said.alone.append(name)
+        _beside(said, name, path, usual)
     said.passed = [(name, path) for name, path in said.passed if plain(stem(name)) not in stems]
     return [(name, path) for name, path in pictures if name not in hidden], said
 
@@ -180,13 +180,14 @@ def remarks(said: Said, names: list[str]) -> list[Problem]:
 
 def _list(said: Said, name: str, path: Path) -> None:
     try:
-        pairs, wrong = read_list(path)
+        pairs, wrong, guessed = read_list(path)
     except BadList as error:
         said.problems.append(Problem(safe_name(last(name)), f"The captions cannot be used ({error}). {CURE}"))
         return
     if wrong:
         sentence = f"Some captions cannot be used ({wrong[0]}, {len(wrong)} in all). The others are used."
         said.problems.append(Problem(safe_name(last(name)), sentence, used=True))
+    _guessed(said, name, guessed)
     rank = {".json": 0, ".jsonl": 4, ".ndjson": 4}.get(path.suffix.lower(), 5)
     above = name.rpartition("/")[0]
     said.lists.append((last(name), [f"{above}/{picture}" for picture, _ in pairs]))
@@ -194,18 +195,22 @@ def _list(said: Said, name: str, path: Path) -> None:
         said.texts[plain(f"{above}/{picture}")].append((rank, last(name), text))
 
 
-def _beside(said: Said, name: str, path: Path) -> None:
+def _beside(said: Said, name: str, path: Path, usual: str) -> None:
     ending = Path(name).suffix.lower()
     if ending == ".json":
         said.texts[plain(stem(name))] += [(3, last(name), text) for text in sidecar_text(path)]
         return
     try:
-        text, guessed = read_text(path, MAX_TEXT)
+        text, guessed = read_text(path, MAX_TEXT, usual)
     except (OSError, ValueError):
         sentence = "The caption cannot be read as text. Save it as UTF-8."
         said.problems.append(Problem(safe_name(last(name)), sentence, used=True))
         return
-    if guessed:
-        sentence = f"The caption was read as {guessed}. If letters are wrong, save it as UTF-8."
-        said.problems.append(Problem(safe_name(last(name)), sentence, harmless=True))
+    _guessed(said, name, guessed)
     said.texts[plain(stem(name))].append((1 if ending == ".txt" else 2, last(name), text))
+
+
+def _guessed(said: Said, name: str, encoding: str) -> None:
+    if encoding:
+        sentence = f"The caption was read as {encoding}. If letters are wrong, save it as UTF-8."
+        said.problems.append(Problem(safe_name(last(name)), sentence, harmless=True))

@@ -31,10 +31,13 @@ def is_list_name(name: str) -> bool:
     return bool(LIST.fullmatch(name)) or name.lower().endswith(ROWS)
 
 
-def read_list(path: Path) -> tuple[list[tuple[str, str]], list[str]]:
-    """`(name of a picture, text)` in the list's order, and what was wrong with single lines. Raises BadList where nothing can be used."""
+def read_list(path: Path) -> tuple[list[tuple[str, str]], list[str], str]:
+    """`(name of a picture, text)` in the list's order, what was wrong with single lines, and an encoding that was guessed.
+
+    Raises BadList where nothing can be used.
+    """
     try:
-        text, _ = read_text(path, MAX_LIST)
+        text, guessed = read_text(path, MAX_LIST)
         ending = path.suffix.lower()
         if ending in (".csv", ".tsv"):
             found, wrong = _rows(text)
@@ -46,7 +49,7 @@ def read_list(path: Path) -> tuple[list[tuple[str, str]], list[str]]:
         raise BadList(_cause(error)) from None
     if not found:
         raise BadList(wrong[0] if wrong else "it names no pictures")
-    return found, wrong
+    return found, wrong, guessed
 
 
 def _cause(error: Exception) -> str:

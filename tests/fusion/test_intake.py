@@ -41,9 +41,33 @@ def test_captions_as_trainers_and_editors_leave_them(tmp_path, files):
     assert folder(tmp_path, files) == (["a hen", "a café"], [])
 
 
-@pytest.mark.parametrize("text, encoding", [("un café à Köln", "cp1252"), ("料理人の肖像", "cp932"), ("a cook、コック", "cp932")])
+OLDER = [
+    ("un café à Köln", "cp1252"), ("Frühstück", "cp1252"), ("料理人の肖像", "cp932"), ("a cook、コック", "cp932"),
+    ("料理人の肖像", "euc-jp"), ("一位厨师的肖像", "gbk"), ("女孩，长发，微笑", "gbk"), ("一位廚師的肖像", "big5"),
+    ("女孩，長髮，微笑", "big5"), ("마당에 있는 닭", "cp949"),
+    ("портрет повара", "cp1251"), ("a photo of кошка", "cp1251"), ("портрет повара", "koi8-r"), ("piękna dziewczyna", "cp1250"),
+    ("πορτρέτο ενός μάγειρα", "cp1253"), ("güzel kız, uzun saç", "cp1254"), ("ภาพเหมือนของพ่อครัว", "cp874"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, encoding", OLDER)
 def test_older_encodings_are_told_apart(text, encoding):
     assert decoded(text.encode(encoding))[0] == text and decoded(text.encode(encoding))[1]
+
+
+@pytest.mark.parametrize("encoding, texts", [
+    ("gbk", ["a photo of 鸡", "一位厨师的肖像"]), ("big5", ["a photo of 貓", "一位廚師的肖像，微笑"]),
+    ("cp932", ["a photo of 猫", "女の子、長い髪"]),
+])  # fmt: skip
+def test_captions_with_few_letters_are_told_by_those_beside_them(tmp_path, encoding, texts):
+    captions, problems = folder(tmp_path, {f"{n}.txt": text.encode(encoding) for n, text in enumerate(texts)})
+    assert captions == texts and [p.kind for p in problems] == ["info", "info"]
+
+
+def test_the_encoding_of_a_list_is_guessed_and_said(tmp_path):
+    rows = "file_name,text\n0.png,一位厨师的肖像\n1.png,一只母鸡站在院子里\n"
+    captions, problems = folder(tmp_path, {"metadata.csv": rows.encode("gbk")})
+    assert captions == ["一位厨师的肖像", "一只母鸡站在院子里"] and "read as GBK" in str(problems[0])
 
 
 def test_a_broken_line_is_named_and_the_others_are_used(tmp_path):
