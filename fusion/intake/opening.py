@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from fusion.intake.colour import to_srgb
+from fusion.intake.primaries import stated
 from fusion.intake.strangers import READABLE, is_raw, what_it_is
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -60,7 +61,7 @@ def read(path: str | Path) -> tuple[Image.Image, str]:
             raise Refused(f"The picture has only {width} x {height} pixels. Use one with at least {MIN_SIDE} pixels on its shorter side.")
         if image.format == "TIFF" and is_raw(image, Path(path)):
             raise Refused("This is a camera's raw file, of which only a small preview could be read. Export it as JPEG or PNG.")
-        return _decode(image)
+        return _decode(image, *stated(image, Path(path)))
 
 
 def too_large(size: str) -> str:
@@ -116,9 +117,10 @@ def _lightened(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _decode(image: Image.Image) -> tuple[Image.Image, str]:
+def _decode(image: Image.Image, own: bytes | None, said: str) -> tuple[Image.Image, str]:
+    """`own`: a profile of colours that the file states in another way; `said`: a note on them."""
     width, height = image.size
-    notes = []
+    notes = [said] if said else []
     if getattr(image, "is_animated", False):  # n_frames would walk through them all
         notes.append("main picture of several used" if image.format in ("MPO", "HEIF") else "first frame of several used")
     image.seek(0)
@@ -129,8 +131,8 @@ def _decode(image: Image.Image) -> tuple[Image.Image, str]:
     if image.getexif().get(0x0112, 1) not in (0, 1):
         notes.append("turned upright")
     notes += ["colour profile too large and ignored"] if heavy else []
-    rgb, said = to_srgb(upright, profile)
-    notes += said
+    rgb, changed = to_srgb(upright, profile or own)
+    notes += changed
     if max(rgb.size) > LONGEST_SIDE:
         rgb.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
         notes.append(f"reduced from {width} x {height}")

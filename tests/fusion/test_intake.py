@@ -2,16 +2,19 @@
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from fusion.images import MAX_CAPTION, read_folder, read_images
-from fusion.intake import opening
+from fusion.intake import opening, primaries
 from fusion.intake.text import decoded
 from fusion.recipe_schema import _PROMPT
+from fusion.ui import texts
 
 
 def picture(seed=0):
@@ -201,3 +204,69 @@ def test_a_cut_is_said_to_those_who_call_the_library(tmp_path):
     picture().save(tmp_path / "a.png")
     intakes, problems = read_images([tmp_path / "a.png"], {"a.png": "x" * (MAX_CAPTION + 1)})
     assert intakes[0].caption == "x" * MAX_CAPTION and [p.kind for p in problems] == ["warn"] and "was cut" in str(problems[0])
+
+
+def with_chunk(data, kind, content):
+    """A PNG with one more part behind its header."""
+    part = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return data[:33] + part + data[33:]
+
+
+def flat(tmp_path, name, numbers=None, **saved):
+    """A picture of one colour whose file states its colours by numbers."""
+    opening._with_heif()
+    Image.new("RGB", (32, 32), (200, 60, 40)).save(tmp_path / name, **saved)
+    data = (tmp_path / name).read_bytes()
+    if numbers and name.endswith("png"):
+        data = with_chunk(data, b"cICP", bytes([*numbers, 0, 1]))
+    elif numbers:
+        at = data.index(b"colrnclx") + 8
+        data = data[:at] + struct.pack(">HH", *numbers) + data[at + 4 :]
+    (tmp_path / name).write_bytes(data)
+    image, note = opening.read(tmp_path / name)
+    return image.getpixel((16, 16)), note
+
+
+LOSSLESS = {"a.png": {}, "a.avif": {"quality": 100, "subsampling": "4:4:4"}, "a.heic": {"quality": -1, "chroma": 444}}
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_colours_stated_by_numbers_are_converted_or_said(tmp_path, name):
+    plain, note = flat(tmp_path, name, (1, 13), **LOSSLESS[name])
+    assert note == "" and np.abs(np.subtract(plain, (200, 60, 40))).max() <= 3
+    by_css = (((12, 13), (217, 42, 23), "Display P3"), ((9, 1), (247, 0, 23), "BT.2020"))  # by the matrices of CSS Color 4
+    for numbers, want, word in by_css:
+        found, note = flat(tmp_path, name, numbers, **LOSSLESS[name])
+        assert np.abs(np.subtract(found, want)).max() <= 8 and note == f"colours converted from {word} to sRGB"
+    for numbers in ((9, 16), (9, 18), (12, 17), (10, 13)):
+        found, note = flat(tmp_path, name, numbers, **LOSSLESS[name])
+        assert found == plain and note.startswith("colours may differ") and texts.translate("ja", note) != note
+
+
+def test_chromaticities_and_gamma_of_a_png_are_converted(tmp_path):
+    Image.new("RGB", (32, 32), (200, 60, 40)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    p3 = struct.pack(">8I", *(round(100_000 * one) for one in primaries.NUMBERED[12][1]))
+    srgb = struct.pack(">8I", *(round(100_000 * one) for one in primaries.SRGB))
+    for parts, want, word in (
+        ([(b"cHRM", srgb), (b"gAMA", struct.pack(">I", 45455))], (200, 60, 40), ""),
+        ([(b"cHRM", p3)], (217, 42, 23), "converted"),
+        ([(b"cHRM", p3), (b"sRGB", b"\0")], (200, 60, 40), ""),
+        ([(b"gAMA", struct.pack(">I", 100_000))], (229, 133, 110), "converted"),
+        ([(b"cHRM", bytes(32))], (200, 60, 40), "colours may differ"),
+        ([(b"gAMA", bytes(4))], (200, 60, 40), "colours may differ"),
+    ):
+        whole = data
+        for kind, content in parts:
+            whole = with_chunk(whole, kind, content)
+        (tmp_path / "b.png").write_bytes(whole)
+        image, note = opening.read(tmp_path / "b.png")
+        assert np.abs(np.subtract(image.getpixel((3, 3)), want)).max() <= 3 and word in note and bool(word) == bool(note), (parts, note)
+
+
+def test_a_cameras_adobe_rgb_is_converted(tmp_path):
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: 0xFFFF, 0xA005: {1: "R03"}}
+    Image.new("RGB", (32, 32), (60, 200, 40)).save(tmp_path / "a.jpg", quality=100, exif=exif)
+    image, note = opening.read(tmp_path / "a.jpg")
+    assert note == "colours converted from Adobe RGB to sRGB" and image.getpixel((3, 3))[0] < 10 and image.getpixel((3, 3))[1] > 198
