@@ -270,3 +270,31 @@ def test_a_cameras_adobe_rgb_is_converted(tmp_path):
     Image.new("RGB", (32, 32), (60, 200, 40)).save(tmp_path / "a.jpg", quality=100, exif=exif)
     image, note = opening.read(tmp_path / "a.jpg")
     assert note == "colours converted from Adobe RGB to sRGB" and image.getpixel((3, 3))[0] < 10 and image.getpixel((3, 3))[1] > 198
+
+
+def inks():
+    """A printer's profile whose first ink is red, and whose other inks are all black: nobody's guess of CMYK gives its colours."""
+    lab = [(255, 128, 128), (136, 209, 195)] + [(0, 128, 128)] * 14  # paper, red; each number of the 4 inks is full or none, the last first
+    lab = [lab[1 if n == 8 else 0 if n == 0 else 2] for n in range(16)]
+    ramp = bytes(range(256))
+    identity = struct.pack(">9i", *(65536 * (n % 4 == 0) for n in range(9)))
+    table = b"mft1" + bytes([0, 0, 0, 0, 4, 3, 2, 0]) + identity + ramp * 4 + bytes(sum(lab, ())) + ramp * 3
+    data = bytearray(primaries._packed({b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"inks\0" + bytes(79), b"A2B0": table,
+                                        b"wtpt": primaries._xyz(primaries.D50), b"cprt": b"text" + bytes(4) + b"none\0"}))  # fmt: skip
+    data[12:24] = b"prtrCMYKLab "
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.jpg"])
+def test_inks_are_read_by_their_own_profile(tmp_path, name):
+    first = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
+    first.save(tmp_path / name, icc_profile=inks())
+    image, note = opening.read(tmp_path / name)
+    red, green, blue = image.getpixel((3, 3))
+    assert red > 200 and green < 60 and blue < 60 and note == "colours converted from inks to sRGB"
+    first.save(tmp_path / name)
+    image, note = opening.read(tmp_path / name)
+    assert image.getpixel((3, 3))[0] < 60 and note == "converted from CMYK"
+    first.save(tmp_path / name, icc_profile=primaries.icc(primaries.ADOBE, 2.2, "x"))
+    image, note = opening.read(tmp_path / name)
+    assert image.getpixel((3, 3))[0] < 60 and note.startswith("colour profile damaged or of another kind") and note.endswith("from CMYK")
