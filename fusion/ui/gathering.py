@@ -62,7 +62,8 @@ def gather(lists: Sequence[str], files: Sequence[str], there: Sequence[state.Pic
         named, found.problems = _unpacked([*lists, *files], Path(inside))
         old = [place(picture) for picture in there]
         pictures, found.told = folder.sort(named, old, lists={Path(path) for path in lists})
-        pictures += [one for one in found.told.passed if "/" not in one[0]]  # dropped by hand: what it is has to be said
+        if not pictures:  # beside pictures, files of no use are passed over in silence; what comes alone was meant
+            pictures = [one for one in found.told.passed if "/" not in one[0]]
         names = [*(name for name, _ in pictures), *old]
         folder.loosen(found.told, names, lambda name: safe_name(strip_invalid_filename_characters(name)))
         written = {str(path): text for name, path in pictures if (text := folder.caption_of(found.told, name)[0])}
@@ -73,7 +74,8 @@ def gather(lists: Sequence[str], files: Sequence[str], there: Sequence[state.Pic
         inner = [by_path[intake.source] for intake in found.intakes]
         found.places = [name if "/" in name else "" for name in inner]
         found.carried = [recipe_in(intake.source) for intake in found.intakes]
-    found.problems += [*found.told.problems, *folder.remarks(found.told, names), *problems]
+    spoken = dict.fromkeys([*(name for name, _ in pictures), *(name for name in old if found.told.of(name))])
+    found.problems += [*found.told.problems, *folder.remarks(found.told, list(spoken)), *problems]
     return found
 
 
@@ -86,10 +88,15 @@ def apply(session, pictures: Sequence[state.Picture], found: Gathered) -> list[t
     """Put the captions that came to the pictures that were there; `(kind, sentence)` on how many a list had one for."""
     from fusion.intake import folder
 
+    came: dict[str, list] = {}
+    for intake, inner in zip(found.intakes, found.places):
+        came.setdefault(inner or intake.name, []).append(intake.image)
     for picture in pictures:
+        if picture.image not in came.get(place(picture), [picture.image]):
+            continue  # the captions are of the picture of this name that came with them
         if text := folder.caption_of(found.told, place(picture), by_folder=False)[0]:
             picture.caption, picture.proposed = text, False
-    alone = [name for name in found.told.alone if "/" not in name]
+    alone = [name for name in found.told.alone if "/" not in name and not found.intakes]
     if not pictures:
         return [("warn", session.tell("captions.first"))] if found.told.lists or alone else []
     said = grouped(session, alone, "warn", session.tell("captions.alone"))

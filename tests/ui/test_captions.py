@@ -202,11 +202,19 @@ def test_a_zip_with_kohyas_folders_and_masks(session, tmp_path):
     said = [sentence for _, sentence in session.notes["target"]]
     assert any(s.startswith("10_a hen: Its name gives the caption 'a hen'") for s in said)
     assert sum("Masks are not read" in s for s in said) == 1
+    (tmp_path / "9.txt").write_text("x")
+    uploads.take(session, [str(tmp_path / "9.txt")])
+    assert [p.caption for p in session.pictures] == ["a hen", "a cat"] and len(session.notes["target"]) == 1  # said once
 
 
-def test_what_is_no_picture_and_no_caption_is_said(session, tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(b"\0\1\2" * 9)
-    uploads.take(session, [*noise(tmp_path, 1), str(tmp_path / "model.safetensors")])
+def test_files_of_no_use_are_passed_over_beside_pictures_and_said_alone(session, tmp_path):
+    side = {"model.safetensors": b"\0\1\2" * 9, "Thumbs.db": b"\xd0", "0.npz": b"x", "README.txt": b"x", "README.md": b"x", "x.yaml": b"x"}
+    for name, content in side.items():
+        (tmp_path / name).write_bytes(content)
+    files = [str(tmp_path / name) for name in side]
+    uploads.take(session, [*noise(tmp_path, 1), *files])
+    assert len(session.pictures) == 1 and "target" not in session.notes
+    uploads.take(session, files[:1])
     assert [sentence.split(":")[0] for _, sentence in session.notes["target"]] == ["model.safetensors"]
 
 
@@ -232,3 +240,16 @@ def test_a_typed_caption_that_is_cut_is_said_until_it_is_shorter(session, tmp_pa
         act("x" * MAX_CAPTION)
         assert "caption" not in session.notes and "maxlength=\"4000\"" not in target.render(session)
         one("")
+
+
+@pytest.mark.parametrize("take, kept", [(uploads.take, "pictures"), (measure.upload, "held")])
+def test_pictures_of_one_name_from_two_folders_keep_their_captions(session, tmp_path, take, kept):
+    for n, name in enumerate(("cats", "dogs")):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.random.default_rng(n).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(tmp_path / name / "1.png")
+        (tmp_path / name / "1.txt").write_text(name)
+        take(session, [str(tmp_path / name / "1.png"), str(tmp_path / name / "1.txt")])
+    assert [p.caption for p in getattr(session, kept)] == ["cats", "dogs"]
+    (tmp_path / "cats" / "1.txt").write_text("two cats")
+    take(session, [str(tmp_path / "cats" / "1.png"), str(tmp_path / "cats" / "1.txt")])
+    assert [p.caption for p in getattr(session, kept)] == ["two cats", "dogs"]
