@@ -147,7 +147,7 @@ def _listener(heard: list, prompts: tuple[str, ...], first: int) -> Callable:
             mine.append((x.float().cpu(), t.cpu(), found[0].float().cpu(), prompt, run))
             advance()
 
-        with fused(ensemble, weights) as pipeline:
+        with fused(ensemble, weights, reading="cut") as pipeline:  # the student hears prompts as its trainer records them
             getattr(pipeline, ensemble.family.slot).register_forward_hook(listen, with_kwargs=True)  # a denoiser of this call alone
             arguments = arguments_for(pipeline, plan, ensemble, batch)
             quiet(pipeline)

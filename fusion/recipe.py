@@ -38,7 +38,8 @@ class Recipe:
 
     `prompts`, `seeds`, `steps`, `guidance`, `guidance_interval`, `height`, `width`, `batch_size` as in `SamplingPlan`.
     `picture`: for a recipe inside an image, the index of that image among those the recipe draws (an image is drawn in the company it was
-    first drawn in, since rounding depends on the batch). `sampler` as in `SamplingPlan`; None: the first member's, as recipes of old drew,
+    first drawn in, since rounding depends on the batch). `reading` as in `SamplingPlan`; None: prompts are cut, as in recipes
+    of old, and as those are whose prompts fit. `sampler` as in `SamplingPlan`; None: the first member's, as recipes of old drew,
     and where it makes no difference. `metrics`: what was measured, free form. `environment`: versions and device it
     was made with, for information.
     `trained`: of a method that trains, the file it draws with: its name, sha256, and the member it belongs to. The file lies beside the
@@ -65,6 +66,7 @@ class Recipe:
     trained: Mapping | None = None
     guidance_interval: tuple[float, float] | None = None
     sampler: str | None = None
+    reading: str | None = None
     version: int = VERSION
     record: Any = field(default=None, compare=False, repr=False)
     folder: Path | None = field(default=None, compare=False, repr=False)
@@ -89,7 +91,8 @@ class Recipe:
             interval=None if interval is None or np.ndim(interval) != 2 else _tuples(np.clip(interval, 0, 1)),
             strata=None if strata is None else _tuples(strata), how=str(getattr(weights, "how", ""))[:400], steps=plan.steps,
             guidance=float(plan.guidance), height=plan.height, width=plan.width, batch_size=plan.batch_size,
-            guidance_interval=plan.guidance_interval, sampler=_sampler(ensemble, plan, method), metrics=dict(metrics or {}),
+            guidance_interval=plan.guidance_interval, sampler=_sampler(ensemble, plan, method),
+            reading=_reading(ensemble, plan), metrics=dict(metrics or {}),
             environment=_environment(ensemble),
             trained=None if trained is None else {"file": trained.file, "sha256": trained.sha256, "member": trained.member},
         )  # fmt: skip
@@ -153,7 +156,7 @@ class Recipe:
         """Valid JSON, keys in the order of the fields. Raises RecipeError for metrics that JSON cannot hold."""
         try:
             kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("record", "folder")}
-            for name in ("trained", "guidance_interval", "sampler"):  # recipes without them stay readable for earlier versions
+            for name in ("trained", "guidance_interval", "sampler", "reading"):  # recipes without them stay readable for earlier versions
                 if kept[name] is None:
                     del kept[name]
             return json.dumps(_plain(kept), indent=indent, ensure_ascii=False, allow_nan=False)
@@ -224,7 +227,7 @@ class Recipe:
         weights = self.as_weights() if self.strata is not None else normalised(np.array(self.weights, dtype=float))
         plan = SamplingPlan(
             list(self.prompts), list(self.seeds), self.steps, self.guidance, self.height, self.width, weights, batch_size=self.batch_size,
-            guidance_interval=self.guidance_interval, sampler=self.sampler or "first",
+            guidance_interval=self.guidance_interval, sampler=self.sampler or "first", reading=self.reading or "cut",
         )  # fmt: skip
         return plan.with_(**changes)
 
@@ -243,6 +246,12 @@ class Recipe:
 
 
 # ------------------------------------------------------------------------------------------------ small conversions
+
+def _reading(ensemble, plan: SamplingPlan) -> str | None:
+    """What a recipe says of how its prompts are read: nothing where every way of reading them is the same."""
+    prompts = sorted({prompt for prompt, _ in plan.jobs})
+    return None if all(ensemble.plainly(prompt) for prompt in prompts) else plan.reading
+
 
 def _sampler(ensemble, plan: SamplingPlan, method: str) -> str | None:
     """What a recipe says of samplers: nothing where all members sample alike, or none is drawn alone."""

@@ -53,6 +53,7 @@ SCHEMA = {
         "guidance": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
         "guidance_interval": {"type": ["array", "null"], "items": _SHARE, "minItems": 2, "maxItems": 2},
         "sampler": {"enum": ["own", "written", None]},
+        "reading": {"enum": ["prompt", "text", "cut", None]},
         "height": _PIXELS,
         "width": _PIXELS,
         "batch_size": {"type": "integer", "minimum": 1, "maximum": MAX_BATCH},

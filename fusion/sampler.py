@@ -136,16 +136,18 @@ def _unguided(conditioning: Mapping, family: Family) -> Mapping:
 
 @contextmanager
 def fused(ensemble: Ensemble, weights: np.ndarray | Sequence | Weights, *, strata: np.ndarray | None = None,
-          interval: guidance.Interval | None = None) -> Iterator[object]:  # fmt: skip
+          interval: guidance.Interval | None = None, reading: str = "prompt") -> Iterator[object]:  # fmt: skip
     """A stock pipeline of the ensemble with the fused denoiser in its slot: this call's own, so that nothing has to be put back.
 
     weights: `(K,)`, `(L, K)` with `strata (L + 1,)`, or a `Weights`. They must sum to 1; ValueError says what is wrong with them.
     interval: the share of the steps in which guidance acts (`fusion.guidance`); give one only when the pipeline is called with guidance
     above 1.
+    reading: how prompts are read: `prompt`, with weights and of any length where the family's encoders can; `text`, as they stand, of any
+    length; `cut`, as they stand, what is too long dropped (`models.prompts`).
     Members with their own prompt template or text encoders hear the pipeline's prompt through these; the negative prompt is left as it is.
     Any number of threads may draw from one ensemble at once; a pipeline that is yielded is for one of them.
     """
-    pipeline, relay = ensemble.own_pipeline(), ensemble.relay()
+    pipeline, relay = ensemble.own_pipeline(), ensemble.relay(reading)
     clock = lambda: pipeline.scheduler.timesteps  # noqa: E731
     denoiser = FusedDenoiser(ensemble, LevelTable(weights, len(ensemble), strata), relay, interval, clock)
     setattr(pipeline, ensemble.family.slot, denoiser)

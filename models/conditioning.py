@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .encoding import encode
 from .errors import ModelError
 from .families import Family
 from .own import own_pipeline
-
-PLACE = "{prompt}"  # where a prompt template puts the prompt
+from .prompts import PLACE, understood
+from .reading import Reader
 
 
 class Slot(nn.Module):
@@ -177,15 +178,21 @@ class Relay:
     `voices`: the distinct ones, the pipeline's own first; `of_member[k]`: which one member k listens with. The pipeline's `encode_prompt`
     is wrapped: it encodes once per voice, returns voice 0's result, and remembers which tensor of voice 0 stands for which of the others;
     `arguments` exchanges them. Templates wrap the prompt, never the negative prompt.
+    `reading` (`models.prompts.READINGS`): how prompts are read where the family's encoders can weigh words and read any length.
     """
 
-    def __init__(self, family: Family, voices: tuple[Voice, ...], of_member: tuple[int, ...]):
-        self.family, self.voices, self.of_member = family, voices, of_member
+    def __init__(self, family: Family, voices: tuple[Voice, ...], of_member: tuple[int, ...], reading: str = "cut"):
+        self.family, self.voices, self.of_member, self.reading = family, voices, of_member, reading
         self.encoded: list[tuple[tuple, ...]] = []  # per encode_prompt call of this run: one result per voice
 
     @property
     def needed(self) -> bool:
-        return len(self.voices) > 1 or self.voices[0].template != PLACE
+        return len(self.voices) > 1 or self.voices[0].template != PLACE or self.whole
+
+    @property
+    def whole(self) -> bool:
+        """Whether prompts are read whole, with their weights."""
+        return self.reading != "cut" and self.family.weighs
 
     @contextmanager
     def installed(self, pipeline: object) -> Iterator[None]:
@@ -216,9 +223,22 @@ class Relay:
             del pipeline.encode_prompt, pipeline.check_inputs
 
     def _encode(self, voice: Voice, encode: Callable, given: Mapping, negative: bool) -> tuple:
+        stock = encode if voice is self.voices[0] else voice.pipeline.encode_prompt
+        if self.whole and given.get("prompt_embeds") is None and given.get("prompt_2") is None:
+            return self._encode_whole(voice, stock, given)
         mine = () if negative else ("prompt", "prompt_2", "prompt_3")
         said = {name: voice.say(value) if name in mine else value for name, value in given.items()}
-        return (encode if voice is self.voices[0] else voice.pipeline.encode_prompt)(**said)
+        return stock(**said)
+
+    def _encode_whole(self, voice: Voice, stock: Callable, given: Mapping) -> tuple:
+        """The same, every word read and weighed as the prompt says."""
+        texts = [given["prompt"]] if isinstance(given["prompt"], str) else list(given["prompt"])
+        against = given.get("negative_prompt")
+        if isinstance(against, str):
+            against = [against] * len(texts)
+        said = [understood(text, self.reading).within(voice.template) for text in texts]
+        negative = None if against is None else [understood(text, self.reading) for text in against]
+        return encode(Reader(voice.pipeline, self.family), stock, given, said, negative)
 
     def arguments(self, member: int, given: Mapping) -> Mapping:
         """The denoiser arguments `given` with member's own conditioning in place of voice 0's."""

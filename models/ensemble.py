@@ -17,10 +17,13 @@ from torch import Tensor, nn
 
 from .catalog import ModelCard
 from .conditioning import Relay, Voice, record
+from .encoding import length, special
 from .errors import ModelError
 from .families import Family, decode, encode, latent_shape
 from .noise import NoisePath, predict_pair
 from .own import own_module, own_pipeline
+from .prompts import understood
+from .reading import Reader
 from .samplers import few_steps_of
 
 if TYPE_CHECKING:
@@ -190,9 +193,26 @@ class Ensemble:
             of_member.append(seen[key])
         return tuple(voices), tuple(of_member)
 
-    def relay(self) -> Relay:
-        """What gives each member its own prompt while a stock pipeline samples."""
-        return Relay(self.family, *self._voices)
+    def relay(self, reading: str = "cut") -> Relay:
+        """What gives each member its own prompt while a stock pipeline samples; `reading`: how prompts are read (`models.prompts`)."""
+        return Relay(self.family, *self._voices, reading)
+
+    def plainly(self, prompt: str) -> bool:
+        """Whether a prompt is read whole and alike in every way of reading it; true where encoders cannot weigh."""
+        if not self.family.weighs:
+            return True
+        said = understood(prompt)
+        readers = [(Reader(voice.pipeline, self.family), said.within(voice.template)) for voice in self._voices[0]]
+        return said.words == prompt and not any(special(*each) for each in readers)
+
+    def lengths(self, prompts: Sequence[str], reading: str) -> list[tuple[int, ...]]:
+        """Of every prompt, how long each way of reading it makes it: rows of unlike length do not fit into one batch unchanged."""
+        if reading == "cut" or not self.family.weighs:
+            return [()] * len(prompts)
+        readers = [(Reader(voice.pipeline, self.family), voice.template) for voice in self._voices[0]]
+        found = {one: tuple(length(reader, understood(one, reading).within(template)) for reader, template in readers)
+                 for one in set(prompts)}  # fmt: skip
+        return [found[prompt] for prompt in prompts]
 
     def predictor(self, prompts: list[str], *, guidance: float | None = None) -> Callable[..., Tensor]:
         """`predict(x_t, level, index=None) -> (K, B, ...)`: the members' predicted noise, float32, on the device of `x_t`.

@@ -32,6 +32,8 @@ class Family:
     positions of (positive, negative) in what `encode_prompt` returns. shared: arguments without a batch dimension.
     guidance: `batch` (classifier-free, unconditional half first), `embedded` (a number the network is given) or `none`.
     usual_guidance: the scale its stock pipeline takes where none is given, 1 for none.
+    weighs: whether prompts of any length, and words with weights, are read (`models.reading`), and not the beginning alone.
+    clip_layer: which layer of its CLIP encoders is read, 1 being the last one, where it can be chosen; None where it cannot.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Family:
     shared: frozenset[str] = frozenset()
     guidance: str = "batch"
     usual_guidance: float = 1.0
+    weighs: bool = False
+    clip_layer: int | None = None
 
     def mean(self, prediction: Tensor, latent: Tensor) -> Tensor:
         """What is predicted of `latent` `(B, C, ...)`: the answer without its learned variance."""
@@ -67,12 +71,13 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         Family("sd", "Stable Diffusion 1 and 2", ("StableDiffusionPipeline",), **_UNET,
-               text=_CLIP, embeddings={"encoder_hidden_states": (0, 1)}, usual_guidance=7.5),
+               text=_CLIP, embeddings={"encoder_hidden_states": (0, 1)}, usual_guidance=7.5, weighs=True, clip_layer=1),
         Family("sdxl", "Stable Diffusion XL", ("StableDiffusionXLPipeline",), **_UNET,
-               text=_TWO, embeddings={"encoder_hidden_states": (0, 1), "added_cond_kwargs.text_embeds": (2, 3)}, usual_guidance=5.0),
+               text=_TWO, embeddings={"encoder_hidden_states": (0, 1), "added_cond_kwargs.text_embeds": (2, 3)}, usual_guidance=5.0,
+               weighs=True, clip_layer=2),
         Family("sd3", "Stable Diffusion 3", ("StableDiffusion3Pipeline",), ("SD3Transformer2DModel",), "transformer", "hidden_states",
                patch=2, text=_TWO + ("tokenizer_3", "text_encoder_3"),
-               embeddings={"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)}, usual_guidance=7.0),
+               embeddings={"encoder_hidden_states": (0, 1), "pooled_projections": (2, 3)}, usual_guidance=7.0, clip_layer=2),
         Family("flux", "Flux", ("FluxPipeline",), ("FluxTransformer2DModel",), "transformer", "hidden_states", time_scale=1 / 1000,
                patch=2, packed=True, text=_TWO, embeddings={"encoder_hidden_states": (0,), "pooled_projections": (1,), "txt_ids": (2,)},
                shared=frozenset({"txt_ids", "img_ids"}), guidance="embedded", usual_guidance=3.5),

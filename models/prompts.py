@@ -1,4 +1,4 @@
-"""What people type as a prompt: weights, breaks, and what of it nobody here understands. Knows no model; `models.reading` names it.
+"""What people type as a prompt: weights, breaks, and what of it nobody here understands. Knows no model; `models.reading` encodes it.
 
 The syntax is the one of the AUTOMATIC1111 web UI, which most published prompts use: `(word)` weighs 1.1, `[word]` 1 / 1.1, `(word:1.3)`
 1.3, nested ones multiply, `BREAK` begins anew, and a backslash makes a bracket a bracket. An unbalanced bracket is text.
@@ -10,6 +10,9 @@ import re
 from dataclasses import dataclass
 
 PLACE = "{prompt}"  # where a prompt template puts the prompt
+READINGS = ("prompt", "text", "cut")
+"""How a prompt is read. `prompt`: with the syntax above. `text`: every character as it stands, as captions are. `cut`: as it stands, and
+what is too long for the encoder is dropped, as stock pipelines do: recipes of earlier versions were drawn so."""
 STEP, MOST = 1.1, 10.0  # a pair of brackets; the largest weight
 _NETWORK = re.compile(r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>", re.IGNORECASE)
 _NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
@@ -48,15 +51,33 @@ class Said:
         """The pieces whose weight is not 1."""
         return tuple((text.strip(), weight) for part in self.parts for text, weight in part if weight != 1 and text.strip())
 
+    @property
+    def plain(self) -> bool:
+        """Whether the words alone say all of it."""
+        return len(self.parts) == 1 and not self.weighted
+
+    def within(self, template: str) -> Said:
+        """The prompt with the words of a template around it, which have weight 1."""
+        before, *rest = template.split(PLACE)
+        parts = [[(before, 1.0)]]
+        for after in rest:
+            first, *others = self.parts
+            parts[-1] += first
+            parts += [list(other) for other in others]
+            parts[-1].append((after, 1.0))
+        return Said(tuple(_joined(part) for part in parts), self.networks, self.foreign, self.loose)
+
 
 def literal(text: str) -> Said:
     """A text of which every character stands for itself."""
     return Said((((text, 1.0),),))
 
 
-def understood(text: str) -> Said:
-    """`text` as that web UI reads it. Raises PromptError for a weight that cannot be."""
-    if not re.search(r"[()\[\]\\<{]|BREAK|AND|__", text):
+def understood(text: str, reading: str = "prompt") -> Said:
+    """`text` as a prompt is read. Raises PromptError for a weight that cannot be, ValueError for an unknown reading."""
+    if reading not in READINGS:
+        raise ValueError(f"prompts are read as {', '.join(READINGS)}, not as {reading!r}")
+    if reading != "prompt" or not re.search(r"[()\[\]\\<{]|BREAK|AND|__", text):
         return literal(text)
     networks = tuple(_NETWORK.findall(text))
     bare = re.sub(r" {2,}", " ", _NETWORK.sub("", text)).strip().rstrip(",").rstrip() if networks else text

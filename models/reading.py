@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -55,7 +56,7 @@ class Reader:
         """Text encoder -> the words that it does not read where prompts are cut. Empty where all of them read everything."""
         found = {}
         for encoder in self.encoders:
-            rest = _beyond(encoder, self._expanded(words, encoder.tokenizer))
+            rest = _beyond(encoder, self.expanded(words, encoder.tokenizer))
             if rest:
                 found[encoder.name] = rest
         return found
@@ -63,7 +64,13 @@ class Reader:
     def fits(self, words: str) -> bool:
         return not self.unread(words)
 
-    def _expanded(self, words: str, tokenizer: object) -> str:
+    @contextmanager
+    def alone(self, encoder: Encoder) -> Iterator[object]:
+        """A copy of the encoder's tokenizer that cuts nothing, for one thread at a time."""
+        with _lock:
+            yield _copy(encoder.tokenizer)
+
+    def expanded(self, words: str, tokenizer: object) -> str:
         """With every vector of a textual inversion."""
         convert = getattr(self.pipeline, "maybe_convert_prompt", None)
         return words if convert is None or not getattr(tokenizer, "added_tokens_encoder", None) else convert(words, tokenizer)
@@ -109,20 +116,31 @@ def unread(ensemble: object, prompts: Sequence[str]) -> list[dict]:
     return found
 
 
-def remarks(ensemble: object, prompts: Sequence[str]) -> tuple[list[dict], list[str]]:
-    """`unread`, and it with the syntax that is read as plain text as sentences for people."""
-    rows = unread(ensemble, prompts)
+def remarks(ensemble: object, prompts: Sequence[str], reading: str = "cut") -> tuple[list[dict], list[str]]:
+    """`unread`, and it with the syntax that is read as plain text as sentences for people.
+
+    reading: how the prompts are read (`models.prompts.READINGS`): where it is not `cut`, families that can read them whole.
+    """
+    whole = reading != "cut" and ensemble.family.weighs
+    rows = [] if whole else unread(ensemble, prompts)
     said = [f"not read by {row['model']}'s {row['by']}, since the prompt is too long: \"{row['not_read']}\"" for row in rows]
-    for prompt in dict.fromkeys(prompts):
+    for row in unread(ensemble, prompts) if whole else ():
+        said.append(f"longer than {row['model']}'s {row['by']} reads at once: what lies beyond, from \"{row['not_read'][:60]}\" on, is "
+                    "read in stretches of its own")  # fmt: skip
+    for prompt in dict.fromkeys(prompts if reading == "prompt" else ()):
         try:
             meant = understood(prompt)
-        except PromptError:
-            said.append(f"read as plain text, brackets and numbers with it: \"{prompt[:80]}\"")
+        except PromptError as error:
+            if whole:
+                raise
+            said.append(f"read as plain text, since {error}")
             continue
-        parts = [text for text, _ in meant.weighted] + list(meant.foreign) + (["BREAK"] if len(meant.parts) > 1 else [])
+        plain = [] if whole else [text for text, _ in meant.weighted] + (["BREAK"] if len(meant.parts) > 1 else [])
+        parts = plain + list(meant.foreign)
         if parts:
             said.append(f"read as plain text, brackets and numbers with it: {', '.join(parts)[:200]}")
         if meant.networks:
             loads = ", ".join(meant.networks)[:200]
-            said.append(f"read as plain text, it loads nothing: {loads}; name the LoRA with its model, MODEL+LORA")
+            said.append(f"{'left out of' if whole else 'read as plain text in'} the prompt, it loads nothing: {loads}; name the LoRA with "
+                        "its model, MODEL+LORA")  # fmt: skip
     return rows, said

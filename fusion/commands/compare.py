@@ -39,7 +39,7 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Fit on one part of the target, run the methods, weigh them on the other part. ValueError for what cannot be used, before any work."""
-    from fusion.commands.shared import check_levels, ensemble_of, fitted, guided, say, told
+    from fusion.commands.shared import check_levels, ensemble_of, fitted, guided, heard, say, told
     from fusion.evaluation import compare
     from fusion.evaluation.compare import chosen
     from fusion.evaluation.report import ENDINGS
@@ -56,6 +56,8 @@ def run(args, *, progress, stop):
     if other and any(others[1]):
         say(f"No held-out picture has the caption {other[0]!r}: figures then compare pictures of other contents as well")
     size_of(ensemble, plan)  # refuses what these models cannot draw, before they are fitted
+    heard(ensemble, [*captions, *others[1]])
+    heard(ensemble, plan.prompts, plan.reading)
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     methods, plan = chosen(ensemble, args.methods), guided(args, plan, ensemble)
     _say_prices(args, ensemble, methods, found, plan)

@@ -39,7 +39,7 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Fit, and write the recipe (and the statistic)."""
-    from fusion.commands.shared import check_levels, ensemble_of, fitted, pictures_in, say, told
+    from fusion.commands.shared import check_levels, ensemble_of, fitted, heard, pictures_in, say, told
     from fusion.images import advice
     from fusion.parallel import together
     from models.room import amount
@@ -54,6 +54,7 @@ def run(args, *, progress, stop):
         say(advice(len(pictures)))
         ensemble = ensemble_of(args.models, args.device, progress, **options.held(args))
         kept = None if args.no_work else _kept(args, ensemble, len(pictures))
+        unread = heard(ensemble, captions)
         found = fitted(args, ensemble, pictures, captions, progress, stop, team, kept)
         asked, known = (0, 0) if kept is None else (int(n[0]) for n in team.total([kept.asked], [kept.found]))
     if not team.first:
@@ -62,7 +63,7 @@ def run(args, *, progress, stop):
         found.gram.save(args.gram)
     recipe = _recipe(ensemble, found)
     recipe.save(args.out)
-    result = {"recipe": str(args.out), "stopped": stop(), **found.summary()}
+    result = {"recipe": str(args.out), "stopped": stop(), **found.summary(), "captions": unread}
     lines = [told(found), f"The recipe is in {args.out}: python -m fusion sample {args.out} --prompt \"...\""]
     if kept is not None:
         result |= {"work": str(kept.folder), "asked": asked, "kept": known}

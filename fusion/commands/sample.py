@@ -48,13 +48,12 @@ def run(args, *, progress, stop):
     """Draw images and write each batch, with recipes inside, as soon as it is there; a run that was cut short goes on where it was."""
     import numpy as np
 
-    from fusion.commands.shared import at_guidance, guided, priced, say
+    from fusion.commands.shared import at_guidance, guided, heard, priced, say
     from fusion.methods.alone import drawing, sampler_words
     from fusion.methods.drawing import mean_weights
     from fusion.methods.plan import Part
     from fusion.parallel import together
     from fusion.recipe import Recipe
-    from models.reading import remarks as prompt_remarks
 
     recipe = Recipe.load(args.recipe) if args.recipe else None
     if recipe is None and not (args.models and args.prompt):
@@ -64,9 +63,7 @@ def run(args, *, progress, stop):
     with together(args.device) as team:
         ensemble = _ensemble(args, recipe, progress)
         plan = plan if recipe else guided(args, plan, ensemble)
-        unread, remarks = prompt_remarks(ensemble, [prompt for prompt, _ in plan.jobs])
-        for remark in remarks:
-            say(f"note: {remark}")
+        unread = heard(ensemble, [prompt for prompt, _ in plan.jobs], plan.reading)
         say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}{_seeds_of(plan)}")
         samplers = sampler_words(ensemble, plan, method, None if plan.weights is None else drawing(method, plan.weights))
         for sentence in samplers:
@@ -89,7 +86,7 @@ def run(args, *, progress, stop):
             raise RuntimeError(f"{method} gave {diary.seen} images where {wanted} were asked for")
         diary.close()
     text = f"{len(diary.written)} images in {folder}, each with its recipe inside" + (" (stopped early)" if stopped else "")
-    return {"method": method, "images": diary.written, "stopped": stopped, "samplers": samplers}, text
+    return {"method": method, "images": diary.written, "stopped": stopped, "samplers": samplers, "prompts": unread}, text
 
 
 def _seeds_of(plan) -> str:

@@ -22,6 +22,7 @@ from models.loading import load_ensemble
 from models.samplers import few_steps_of
 
 WORTH_SAYING = 10_000_000  # bytes of a download
+SAID = 8  # remarks of one kind
 
 def say(text: str) -> None:
     """A remark on stderr, so that stdout holds the result alone; of several processes only the first one speaks."""
@@ -164,6 +165,18 @@ def pictures_in(folder: str, caption: str) -> tuple[list[Intake], list[str]]:
         say("Some pictures have no caption: to models that read captions they look foreign, and the proportions with them; give "
             "--caption \"what they show\" or, better, one for each: a.txt beside a.png, or a captions.json")  # fmt: skip
     return intakes, [intake.caption or caption for intake in intakes]
+
+
+def heard(ensemble, prompts: Sequence[str], reading: str = "cut") -> list[dict]:
+    """What text encoders do not read of prompts, as `models.reading.unread` lists it; that and what else is read otherwise is said."""
+    from models.reading import remarks
+
+    rows, said = remarks(ensemble, prompts, reading)
+    for sentence in said[:SAID]:
+        say(f"note: {sentence}")
+    if len(said) > SAID:
+        say(f"note: and {len(said) - SAID} more like these")
+    return rows
 
 
 def fitted(args, ensemble, pictures, captions, progress, stop, team: Team = ALONE, kept=None) -> Fit:

@@ -36,7 +36,7 @@ def arguments(command: ArgumentParser) -> None:
 
 def run(args, *, progress, stop):
     """Fit, to find the model to train; train; write recipe and file. ValueError where there is nothing to train on."""
-    from fusion.commands.shared import check_levels, ensemble_of, fitted, pictures_in, say
+    from fusion.commands.shared import check_levels, ensemble_of, fitted, heard, pictures_in, say
     from fusion.methods import METHODS, SamplingPlan, Unfinished
     from fusion.methods.single import best_single
     from fusion.methods.training import SHARED, found_of, represented, verdict_of
@@ -54,6 +54,7 @@ def run(args, *, progress, stop):
     if args.method in (*SHARING, "scratch"):  # these read prompts through a representation: its models are looked at before they are fitted
         check_prompts(ensemble)
     _check_fits(code, args.representation, ensemble)
+    heard(ensemble, captions)
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     found = found if code is None else replace(found, trained={**found.trained, SHARED: code})
     prompts = sorted(set(captions))[:64]

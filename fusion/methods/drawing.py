@@ -74,13 +74,26 @@ def _advance(plan: SamplingPlan, done: int, total: int, label: str) -> Callable[
 
 
 def by_pipeline(ensemble, plan: SamplingPlan, weights, batch, advance: Callable[..., None]) -> tuple[list, list[Remark]]:
-    """One call of the stock pipeline for a batch of `(prompt, seed)`: text encoded and latents decoded once. No remarks."""
-    with fused(ensemble, weights, interval=plan.interval) as pipeline:  # not held while `draw` waits for its caller, who may draw meanwhile
+    """A batch of `(prompt, seed)`, by one call of the stock pipeline for prompts of one length: text encoded and latents decoded once.
+
+    Prompts of unlike length would be filled up to the longest, and so depend on their company. No remarks.
+    """
+    lengths = ensemble.lengths([prompt for prompt, _ in batch], plan.reading)
+    groups = [[n for n, length in enumerate(lengths) if length == one] for one in sorted(set(lengths))]
+    drawn = {}
+    for group in groups:
+        drawn |= zip(group, _by_pipeline(ensemble, plan, weights, [batch[n] for n in group], advance))
+    return [drawn[n] for n in range(len(batch))], []
+
+
+def _by_pipeline(ensemble, plan: SamplingPlan, weights, batch, advance: Callable[..., None]) -> list:
+    # not held while `draw` waits for its caller, who may draw meanwhile
+    with fused(ensemble, weights, interval=plan.interval, reading=plan.reading) as pipeline:
         arguments = arguments_for(pipeline, plan, ensemble, batch)
         quiet(pipeline)
         _every_step(pipeline, arguments, advance)
         with torch.no_grad():
-            return pipeline(**arguments, generator=generators_for(batch)).images, []
+            return pipeline(**arguments, generator=generators_for(batch)).images
 
 
 def arguments_for(pipeline, plan: SamplingPlan, ensemble, batch) -> dict:

@@ -60,6 +60,7 @@ class SamplingPlan:
     `stop() -> bool` is asked before every step; `progress(done, total, message)` counts sampling steps.
     `batch_size`: images in one pipeline call. It is part of what makes a run repeatable to the last bit, so recipes keep it.
     `part`: which of the batches are drawn here, where several processes share a run or a killed one goes on.
+    `reading`: how prompts are read, see `models.prompts.READINGS`.
     `sampler`: of images that come from one member alone: `own`, as its own pipeline draws it (`fusion.methods.alone`); `written`, with its
     scheduler, but these steps and guidance; `first`, with the first member's, as recipes of old did.
     `work`: a folder where a search or a training keeps what it has, so that one that was stopped goes on; None: it starts anew.
@@ -80,6 +81,7 @@ class SamplingPlan:
     trained: Any = None
     guidance_interval: tuple[float, float] | None = None
     sampler: str = "own"
+    reading: str = "prompt"
     work: Path | None = None
 
     @classmethod

@@ -78,7 +78,7 @@ class Takeover(FusedDenoiser):
 def by_chain(ensemble, plan: SamplingPlan, weights: np.ndarray, batch: Sequence[tuple[str, int]],
              chain: Chain) -> tuple[list, list[Remark]]:  # fmt: skip
     """`(images, remarks)` of one batch of `(prompt, seed)`: text encoded and latents decoded once."""
-    pipeline, relay = ensemble.own_pipeline(), ensemble.relay()
+    pipeline, relay = ensemble.own_pipeline(), ensemble.relay(plan.reading)
     generators, size = generators_for(batch), size_of(ensemble, plan)
     takeover = Takeover(ensemble, weights, relay, chain, plan, generators, lambda: pipeline.scheduler.timesteps)
     setattr(pipeline, ensemble.family.slot, takeover)

@@ -37,6 +37,11 @@ def test_t5_reads_further_and_is_cut_too(tiny_ensemble):
 
 
 def test_remarks_say_both(tiny_ensemble):
-    rows, said = remarks(tiny_ensemble("sd"), ["a (red:1.4) cat, <lora:foo:0.8>"])
-    assert len(said) == 3 and rows[0]["not_read"] in said[0] and "plain text" in said[1] and "<lora:foo:0.8>" in said[2]
-    assert remarks(tiny_ensemble("sd"), ["a cat"]) == ([], [])
+    prompt = "a (red:1.4) cat, <lora:foo:0.8>"
+    rows, said = remarks(tiny_ensemble("pixart"), [prompt], "prompt")
+    assert "plain text" in said[-2] and "<lora:foo:0.8>" in said[-1]
+    rows, said = remarks(tiny_ensemble("sd"), [prompt])
+    assert len(said) == 1 and rows[0]["not_read"] in said[0], "a caption's brackets are letters"
+    rows, said = remarks(tiny_ensemble("sd"), [prompt], "prompt")
+    assert rows == [] and "beyond" in said[0] and "left out" in said[-1] and not any("plain text" in one for one in said)
+    assert remarks(tiny_ensemble("sd"), ["a cat"]) == remarks(tiny_ensemble("sd"), ["a cat"], "prompt") == ([], [])
