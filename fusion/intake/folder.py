@@ -22,9 +22,11 @@ JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 SIDE = {".json", ".md", ".npz", ".npy", ".safetensors", ".yaml", ".yml", ".toml", ".log", ".ini", ".db", ".xmp", ".aae", ".thm", ".lnk",
         ".url", ".html", ".py", ".ipynb", ".sh", ".bat", ".cfg", ".rtf"}  # fmt: skip
 KOHYA = re.compile(r"\d+_(.*)")
-MASKS = "Masks are not read as pictures: every picture counts as a whole. Nothing needs to be done."
+MASKS = "Masks are not read as pictures: every picture counts as a whole. Rename one that is meant as a picture."
 CUT = f"Its caption is longer than {MAX_CAPTION} characters and was cut there. Shorten it."
 MOST_FILES = 20_000
+DEEP = 3
+REGULAR = {"reg", "regs", "regularization", "regularisation", "class_images"}
 CURE = 'Write a list of {"file": ..., "prompt": ...}, or remove it.'
 ENDINGS = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".mpo"}
 
@@ -45,8 +47,9 @@ class Said:
         return sorted((one for key in dict.fromkeys(keys) for one in self.texts.get(key, ())), key=lambda one: one[0])
 
 
-def walk(folder: Path) -> tuple[list[tuple[str, Path]], list[Problem]]:
+def walk(folder: Path, deep: int = DEEP) -> tuple[list[tuple[str, Path]], list[Problem]]:
     """`(name below the folder, path)` of its files: its own, those of kohya's folders, and of all folders where it has no pictures itself.
+    Where no folder in it has any either (kohya's `img/10_concept`), it goes on below, `deep` folders more, but not to `reg`.
     Hidden ones and `__MACOSX` are not entered, links to elsewhere neither."""
     own, inner = [], {}
     for path in sorted(folder.iterdir()):
@@ -59,6 +62,8 @@ def walk(folder: Path) -> tuple[list[tuple[str, Path]], list[Problem]]:
             if any(p.suffix.lower() in ENDINGS for p in files):
                 inner[path.name] = [(f"{path.name}/{p.name}", p) for p in files]
     pictures = any(path.suffix.lower() in ENDINGS for _, path in own)
+    if not pictures and not inner and deep:
+        return _deeper(folder, own, deep)
     enter = [name for name in inner if KOHYA.fullmatch(name) or not pictures]
     listed = any(is_list_name(name) for name, _ in own)
     enter = list(inner) if listed and not pictures else enter
@@ -66,6 +71,21 @@ def walk(folder: Path) -> tuple[list[tuple[str, Path]], list[Problem]]:
     sentence = "The pictures in this folder were not read, since there are others beside it. Give the folder itself to read them."
     told = [Problem(safe_name(name), MASKS if masks.is_folder(name) else sentence, harmless=True) for name in left]
     return [*own, *(file for name in enter for file in inner[name])], told
+
+
+def _deeper(folder: Path, own: list[tuple[str, Path]], deep: int) -> tuple[list[tuple[str, Path]], list[Problem]]:
+    """What `walk` finds in the folders of a folder without pictures. Regularization pictures show the class, and not the target."""
+    found, told = list(own), []
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() or path.is_symlink() or path.name.startswith((".", "__MACOSX")):
+            continue
+        files, problems = walk(path, deep - 1)
+        if plain(path.name) in REGULAR and any(p.suffix.lower() in ENDINGS for _, p in files):
+            told.append(Problem(safe_name(path.name), "Regularization pictures are not read: they are no target.", harmless=True))
+            continue
+        found += [(f"{path.name}/{name}", inner) for name, inner in files]
+        told += problems
+    return found[:MOST_FILES], told
 
 
 def sort(files: list[tuple[str, Path]], there: Sequence[str] = (), lists: Collection[Path] = ()) -> tuple[list[tuple[str, Path]], Said]:
@@ -122,13 +142,25 @@ def loosen(said: Said, names: Sequence[str], as_arrived: Callable[[str], str] = 
             if found:
                 said.texts[plain(name)] += found if own[whole] == 1 else []
                 break
+    _absent(said, names, as_arrived)
+
+
+def _absent(said: Said, names: Sequence[str], as_arrived: Callable[[str], str]) -> None:
+    """Say which pictures of lists are not there, and which names are those of several."""
     exact = {key for name in names for key in (plain(name), plain(stem(name)))}
-    loose = {last(key) for key in exact}
+    own = Counter(end for key in exact for end in _ends(key))
     for source, listed in said.lists if names else ():
-        gone = [one for one in dict.fromkeys(listed) if plain(one) not in exact and plain(as_arrived(last(one))) not in loose]
+        gone, twice = [], []
+        for one in dict.fromkeys(listed):
+            above, _, file = plain(one).rpartition("/")
+            counts = [own[end] for end in _ends(plain(f"{above}/{as_arrived(file)}"))]
+            if plain(one) not in exact and 1 not in counts:
+                (twice if any(counts) else gone).append(safe_name(last(one)))
         if gone:
-            such = safe_name(last(gone[0]))
-            sentence = f"Pictures that it names and that are not here: {len(gone)}, such as {such}. Add them, or ignore this."
+            sentence = f"Pictures that it names and that are not here: {len(gone)}, such as {gone[0]}. Add them, or ignore this."
+            said.problems.append(Problem(safe_name(source), sentence, used=True))
+        if twice:
+            sentence = f"Names that several pictures have: {len(twice)}, such as {twice[0]}. Write their folder before them."
             said.problems.append(Problem(safe_name(source), sentence, used=True))
 
 

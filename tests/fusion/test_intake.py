@@ -298,3 +298,24 @@ def test_inks_are_read_by_their_own_profile(tmp_path, name):
     first.save(tmp_path / name, icc_profile=primaries.icc(primaries.ADOBE, 2.2, "x"))
     image, note = opening.read(tmp_path / name)
     assert image.getpixel((3, 3))[0] < 60 and note.startswith("colour profile damaged or of another kind") and note.endswith("from CMYK")
+
+
+def test_kohyas_whole_project_is_read_without_its_regularization(tmp_path):
+    for n, name in enumerate(("img/10_a hen/x.png", "img/10_a hen/y.png", "reg/1_bird/x.png", "model/log.txt")):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(n).save(tmp_path / "train" / name, "PNG")
+    (tmp_path / "train/img/10_a hen/y.txt").write_text("a cat")
+    intakes, problems = read_folder(tmp_path / "train")
+    assert [(one.name, one.caption) for one in intakes] == [("x.png", "a hen"), ("y.png", "a cat")]
+    assert [p.name for p in problems] == ["10_a hen", "reg"]
+
+
+def test_a_name_that_two_pictures_have_is_nobodys_and_said(tmp_path):
+    for n, name in enumerate(("cats/1.png", "dogs/1.png", "dogs/2.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture(n).save(tmp_path / name)
+    captions, problems = folder(tmp_path, {"metadata.csv": "file_name,text\n1.png,a cat\n2.png,a dog\n"}, 0)
+    assert captions == [None, None, "a dog"] and [texts.translate("ja", str(p.cause_and_cure))[:5] for p in problems] == ["1.png"]
+    assert "several pictures have: 1, such as 1.png" in str(problems[0])
+    captions, problems = folder(tmp_path, {"metadata.csv": "file_name,text\n/data/me/cats/1.png,a cat\ndogs/1,a dog\n"}, 0)
+    assert captions == ["a cat", "a dog", None] and problems == []
