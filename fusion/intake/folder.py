@@ -49,7 +49,7 @@ class Said:
 
 def walk(folder: Path, deep: int = DEEP) -> tuple[list[tuple[str, Path]], list[Problem]]:
     """`(name below the folder, path)` of its files: its own, those of kohya's folders, and of all folders where it has no pictures itself.
-    Where no folder in it has any either (kohya's `img/10_concept`), it goes on below, `deep` folders more, but not to `reg`.
+    Where no folder in it has any either (kohya's `img/10_concept`), it goes on below, `deep` folders more.
     Hidden ones and `__MACOSX` are not entered, links to elsewhere neither."""
     own, inner = [], {}
     for path in sorted(folder.iterdir()):
@@ -74,15 +74,12 @@ def walk(folder: Path, deep: int = DEEP) -> tuple[list[tuple[str, Path]], list[P
 
 
 def _deeper(folder: Path, own: list[tuple[str, Path]], deep: int) -> tuple[list[tuple[str, Path]], list[Problem]]:
-    """What `walk` finds in the folders of a folder without pictures. Regularization pictures show the class, and not the target."""
+    """What `walk` finds in the folders of a folder without pictures."""
     found, told = list(own), []
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.is_symlink() or path.name.startswith((".", "__MACOSX")):
             continue
         files, problems = walk(path, deep - 1)
-        if plain(path.name) in REGULAR and any(p.suffix.lower() in ENDINGS for _, p in files):
-            told.append(Problem(safe_name(path.name), "Regularization pictures are not read: they are no target.", harmless=True))
-            continue
         found += [(f"{path.name}/{name}", inner) for name, inner in files]
         told += problems
     return found[:MOST_FILES], told
@@ -113,6 +110,11 @@ def sort(files: list[tuple[str, Path]], there: Sequence[str] = (), lists: Collec
         first = next(name for name in names if name in hidden)
         more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
         said.problems.append(Problem(safe_name(last(first)) + more, MASKS, harmless=True))
+    regular = {name: part for name in names for part in name.split("/")[:-1] if plain(part) in REGULAR}  # of the class
+    if set(names) - hidden - set(regular):
+        hidden |= set(regular)
+        sentence = "Regularization pictures are not read: they are no target."
+        said.problems += [Problem(safe_name(part), sentence, harmless=True) for part in dict.fromkeys(regular.values())]
     stems = {key for name in (*names, *there) for key in (plain(name), plain(stem(name)))}
     stems |= {last(key) for key in stems}
     said.alone = [name for name, _ in beside if plain(stem(name)) not in stems]

@@ -307,7 +307,13 @@ def test_kohyas_whole_project_is_read_without_its_regularization(tmp_path):
     (tmp_path / "train/img/10_a hen/y.txt").write_text("a cat")
     intakes, problems = read_folder(tmp_path / "train")
     assert [(one.name, one.caption) for one in intakes] == [("x.png", "a hen"), ("y.png", "a cat")]
-    assert [p.name for p in problems] == ["10_a hen", "reg"]
+    assert sorted(p.name for p in problems) == ["10_a hen", "reg"]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as file:
+        for path in sorted((tmp_path / "train").rglob("*.*")):
+            file.write(path, path.relative_to(tmp_path))
+    intakes, problems = read_folder(tmp_path / "set.zip")
+    assert len(intakes) == 2 and sorted(p.name for p in problems) == ["10_a hen", "reg"]
+    assert len(read_folder(tmp_path / "train/reg")[0]) == 1
 
 
 def test_a_name_that_two_pictures_have_is_nobodys_and_said(tmp_path):
