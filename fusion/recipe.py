@@ -27,6 +27,7 @@ from models import room
 
 CONVERTED = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF"}  # what a chat or an editor makes of a PNG
 KEY = "scorefusion"  # of the text chunk in PNG files
+LATER = ("trained", "guidance_interval", "sampler", "reading", "negative_prompt", "clip_skip")
 MAX_PNG_BYTES = 64 * 1024 * 1024
 
 __all__ = ["KEY", "Recipe", "RecipeError", "described"]
@@ -38,9 +39,10 @@ class Recipe:
 
     `prompts`, `seeds`, `steps`, `guidance`, `guidance_interval`, `height`, `width`, `batch_size` as in `SamplingPlan`.
     `picture`: for a recipe inside an image, the index of that image among those the recipe draws (an image is drawn in the company it was
-    first drawn in, since rounding depends on the batch). `reading` as in `SamplingPlan`; None: prompts are cut, as in recipes
-    of old, and as those are whose prompts fit. `sampler` as in `SamplingPlan`; None: the first member's, as recipes of old drew,
-    and where it makes no difference. `metrics`: what was measured, free form. `environment`: versions and device it
+    first drawn in, since rounding depends on the batch). `negative_prompt`, `clip_skip`, `reading` as in `SamplingPlan`; no reading: the
+    prompts are cut, as in recipes of old, and as those are whose prompts fit. `sampler` as in `SamplingPlan`; None: the first member's, as
+    recipes of old drew, and where it makes no difference.
+    `metrics`: what was measured, free form. `environment`: versions and device it
     was made with, for information.
     `trained`: of a method that trains, the file it draws with: its name, sha256, and the member it belongs to. The file lies beside the
     recipe or its images: saving writes it there (`record`, where the recipe was made), drawing looks for it there (`folder`, where it was
@@ -67,6 +69,8 @@ class Recipe:
     guidance_interval: tuple[float, float] | None = None
     sampler: str | None = None
     reading: str | None = None
+    negative_prompt: str = ""
+    clip_skip: int = 0
     version: int = VERSION
     record: Any = field(default=None, compare=False, repr=False)
     folder: Path | None = field(default=None, compare=False, repr=False)
@@ -92,7 +96,8 @@ class Recipe:
             strata=None if strata is None else _tuples(strata), how=str(getattr(weights, "how", ""))[:400], steps=plan.steps,
             guidance=float(plan.guidance), height=plan.height, width=plan.width, batch_size=plan.batch_size,
             guidance_interval=plan.guidance_interval, sampler=_sampler(ensemble, plan, method),
-            reading=_reading(ensemble, plan), metrics=dict(metrics or {}),
+            reading=_reading(ensemble, plan), negative_prompt=plan.negative_prompt,
+            clip_skip=plan.clip_skip, metrics=dict(metrics or {}),
             environment=_environment(ensemble),
             trained=None if trained is None else {"file": trained.file, "sha256": trained.sha256, "member": trained.member},
         )  # fmt: skip
@@ -156,8 +161,8 @@ class Recipe:
         """Valid JSON, keys in the order of the fields. Raises RecipeError for metrics that JSON cannot hold."""
         try:
             kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("record", "folder")}
-            for name in ("trained", "guidance_interval", "sampler", "reading"):  # recipes without them stay readable for earlier versions
-                if kept[name] is None:
+            for name in LATER:  # recipes without them stay readable for earlier versions
+                if kept[name] in (None, "", 0):
                     del kept[name]
             return json.dumps(_plain(kept), indent=indent, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -228,6 +233,7 @@ class Recipe:
         plan = SamplingPlan(
             list(self.prompts), list(self.seeds), self.steps, self.guidance, self.height, self.width, weights, batch_size=self.batch_size,
             guidance_interval=self.guidance_interval, sampler=self.sampler or "first", reading=self.reading or "cut",
+            negative_prompt=self.negative_prompt, clip_skip=self.clip_skip,
         )  # fmt: skip
         return plan.with_(**changes)
 
@@ -249,8 +255,9 @@ class Recipe:
 
 def _reading(ensemble, plan: SamplingPlan) -> str | None:
     """What a recipe says of how its prompts are read: nothing where every way of reading them is the same."""
-    prompts = sorted({prompt for prompt, _ in plan.jobs})
-    return None if all(ensemble.plainly(prompt) for prompt in prompts) else plan.reading
+    prompts = sorted({prompt for prompt, _ in plan.jobs} | ({plan.negative_prompt} if plan.negative_prompt else set()))
+    skipped = plan.clip_skip and ensemble.family.weighs  # layers are chosen where prompts are read whole
+    return None if not skipped and all(ensemble.plainly(prompt) for prompt in prompts) else plan.reading
 
 
 def _sampler(ensemble, plan: SamplingPlan, method: str) -> str | None:

@@ -53,6 +53,8 @@ SCHEMA = {
         "guidance": {"type": "number", "minimum": 0, "maximum": MAX_GUIDANCE},
         "guidance_interval": {"type": ["array", "null"], "items": _SHARE, "minItems": 2, "maxItems": 2},
         "sampler": {"enum": ["own", "written", None]},
+        "negative_prompt": {"type": "string", "maxLength": 4000},
+        "clip_skip": {"type": "integer", "minimum": 0, "maximum": 12},
         "reading": {"enum": ["prompt", "text", "cut", None]},
         "height": _PIXELS,
         "width": _PIXELS,

@@ -34,16 +34,16 @@ def encode(reader: Reader, stock: Callable[..., tuple], given: Mapping, said: Se
     Raises ModelError for weights that cannot be put to their words.
     """
     words = {"prompt": [one.words for one in said]} | ({} if against is None else {"negative_prompt": [one.words for one in against]})
-    rows = [n for n, one in enumerate(said) if special(reader, one) or (against is not None and special(reader, against[n]))]
+    skip = given.get("clip_skip")
+    rows = [n for n, one in enumerate(said) if skip or special(reader, one) or (against is not None and special(reader, against[n]))]
     if not rows:
         return tuple(stock(**{**given, **words}))
     if (given.get("num_images_per_prompt") or 1) != 1:
         raise ModelError("a prompt with weights, or longer than its encoder reads, is drawn once for every seed: leave "
                          "num_images_per_prompt at 1")  # fmt: skip
     short = {name: ["" if n in rows else text for n, text in enumerate(texts)] for name, texts in words.items()}
-    results = list(stock(**{**given, **short}))
+    results = list(stock(**{**given, **short, **({"clip_skip": None} if skip else {})}))
     text, *pooled = reader.family.embeddings.values()
-    skip = given.get("clip_skip")
     halves = [(0, said, skip)]
     if results[text[1]] is not None:
         halves.append((1, against or [literal("")] * len(said), None))  # a stock pipeline reads negative prompts at the usual layer
@@ -112,7 +112,11 @@ class _Layer:
         if self.normed and self.layer == 1:
             return SimpleNamespace(last_hidden_state=self.module(ids, attention_mask=mask)[0])
         found = self.module(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-self.layer]
-        return SimpleNamespace(last_hidden_state=self.module.text_model.final_layer_norm(found) if self.normed else found)
+        return SimpleNamespace(last_hidden_state=self._norm(found) if self.normed else found)
+
+    @property
+    def _norm(self) -> torch.nn.Module:
+        return getattr(self.module, "text_model", self.module).final_layer_norm  # transformers 5 has it one floor higher
 
 
 def _filled(row: Tensor, length: int, empty: Tensor | None) -> Tensor:

@@ -65,7 +65,8 @@ def run(args, *, progress, stop):
     known = _known_population(args.target)
     report = compare(
         ensemble, methods, plan.prompts, plan.seeds, fit=found, held_out=held_out, target=list(held.images) if known is None else known,
-        pictures=held, measured=measured, steps=plan.steps, guidance=plan.guidance, guidance_interval=plan.guidance_interval,
+        pictures=held, measured=measured, steps=plan.steps, guidance=plan.guidance, negative_prompt=plan.negative_prompt,
+        clip_skip=plan.clip_skip, guidance_interval=plan.guidance_interval,
         height=plan.height, width=plan.width, read_features=not args.no_features, progress=progress, stop=stop,
     )  # fmt: skip
     return _saved(report, args.out, f"{told(found)}\n\n{report.to_text()}")
@@ -81,6 +82,7 @@ def _plan(args, captions: list[str]):
     plan = SamplingPlan(
         [prompts[i % len(prompts)] for i in range(args.count)], range(args.seed, args.seed + args.count), args.steps or 20, guidance,
         args.height, args.width, guidance_interval=options.interval(args.guidance_interval, guidance),
+        negative_prompt=args.negative_prompt or "", clip_skip=args.clip_skip or 0,
     )  # fmt: skip
     _ = plan.jobs  # checks them, before anything is loaded
     return plan

@@ -77,6 +77,7 @@ class Diary:
         trained = None if plan.trained is None else plan.trained.sha256
         settings = (plan.jobs, plan.steps, plan.guidance, plan.height, plan.width, plan.batch_size, weights, trained, picture)
         settings += () if plan.guidance_interval is None else (plan.guidance_interval,)
+        settings += (plan.negative_prompt, plan.clip_skip) if plan.negative_prompt or plan.clip_skip else ()
         settings += () if all(map(ensemble.plainly, {prompt for prompt, _ in plan.jobs})) else (plan.reading,)
         machine = (str(ensemble.device.type), str(ensemble.dtype), ensemble.size)
         content = json.dumps([method, settings, machine, [described(card) for card in ensemble.cards]], default=str)

@@ -117,6 +117,11 @@ def drawing(command: ArgumentParser, recipe: bool = True) -> None:
     command.add_argument("--guidance-interval", nargs=2, type=float, metavar=("A", "B"),
                          help=f"guide only between these shares of the steps, 0 for noise and 1 for the image (default: {first}all): "
                               "0.2 0.8 saves two fifths of what guidance costs")  # fmt: skip
+    command.add_argument("--negative", dest="negative_prompt", metavar="TEXT",
+                         help=f"what guidance pulls away from; it acts with guidance above 1 (default: {first}nothing)")
+    command.add_argument("--clip-skip", type=natural, metavar="N",
+                         help="which layer of the CLIP text encoders is read, counted from the last one, 1, as web UIs count; models of "
+                              f"the NovelAI line are made for 2 (default: {first}the family's own)")
     command.add_argument("--height", type=positive, metavar="PIXELS", help="default: the models' own")
     command.add_argument("--width", type=positive, metavar="PIXELS", help="default: the models' own")
 

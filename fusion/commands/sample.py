@@ -21,6 +21,7 @@ A run that was cut short goes on where it was when the same command is given aga
 
   accelerate launch -m fusion sample fit.json --prompt "a portrait of a scientist" --count 64
 """
+HEARD = ("negative_prompt", "clip_skip")
 EQUAL = ("uniform", "superposition_and")  # these look at no target, so they need no weights
 PARALLEL = True  # may run in several processes: they share the images out, the first one writes
 
@@ -64,6 +65,8 @@ def run(args, *, progress, stop):
         ensemble = _ensemble(args, recipe, progress)
         plan = plan if recipe else guided(args, plan, ensemble)
         unread = heard(ensemble, [prompt for prompt, _ in plan.jobs], plan.reading)
+        if plan.negative_prompt and plan.guidance <= 1:
+            say("note: the negative prompt has no effect, since there is no guidance: give --guidance above 1")
         say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}{_seeds_of(plan)}")
         samplers = sampler_words(ensemble, plan, method, None if plan.weights is None else drawing(method, plan.weights))
         for sentence in samplers:
@@ -122,7 +125,7 @@ def _asked(args, recipe):
         own = weights_for(len(args.models if recipe is None else recipe.models), own)
     _check(method, own, None if recipe is None else plan.trained)
     plan = plan.with_(weights=None) if method == "uniform" else plan
-    changes = {name: getattr(args, name) for name in ("steps", "guidance", "height", "width") if getattr(args, name) is not None}
+    changes = {name: getattr(args, name) for name in ("steps", "guidance", "height", "width", *HEARD) if getattr(args, name) is not None}
     if count is not None:
         first, prompts = args.seed or 0, list(dict.fromkeys(prompts))
         same = SamplingPlan.grid(prompts, range(first, first + count))

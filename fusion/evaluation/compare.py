@@ -72,6 +72,8 @@ def compare(
     return Report(
         tuple(rows), tuple(described(card) for card in ensemble.cards), tuple(p for p, _ in drawn.jobs), tuple(s for _, s in drawn.jobs),
         settings={"steps": drawn.steps, "guidance": drawn.guidance, "images a method": len(drawn.jobs)}
+        | ({"negative prompt": drawn.negative_prompt} if drawn.negative_prompt else {})
+        | ({"clip skip": drawn.clip_skip} if drawn.clip_skip else {})
         | ({} if drawn.interval is None else {"guidance interval": list(drawn.interval)})
         | ({} if not (said := _samplers(ensemble, methods, drawn)) else {"samplers": said})
         | ({} if pictures is None else {"held-out images": len(pictures)}),

@@ -106,10 +106,33 @@ def arguments_for(pipeline, plan: SamplingPlan, ensemble, batch) -> dict:
         "height": height,
         "width": width,
         **ensemble.family.call,
+        **_heard_beside(ensemble, plan, len(batch)),
     }
     accepted = inspect.signature(pipeline.__call__).parameters
     arguments = {key: value for key, value in offered.items() if key in accepted}
     return arguments if "prompt" in accepted else arguments | {"batch_size": len(batch)}  # DDPM and DDIM draw without a condition
+
+
+def _heard_beside(ensemble, plan: SamplingPlan, count: int) -> dict:
+    """Arguments for the negative prompt and the layer of CLIP that is read, where the plan asks for any. Raises MethodError where the
+    models take none."""
+    family, found = ensemble.family, {}
+    if plan.negative_prompt:
+        if family.guidance != "batch":
+            raise MethodError(f"{family.title} takes no negative prompt, since it is not guided away from anything: leave it out")
+        found["negative_prompt"] = [plan.negative_prompt] * count
+    if plan.clip_skip:
+        if family.clip_layer is None:
+            raise MethodError(f"{family.title} reads its prompts at one layer only, so there is no clip skip to choose: leave it out")
+        skipped = plan.clip_skip - family.clip_layer
+        if skipped < 0:
+            raise MethodError(f"clip skip {plan.clip_skip} cannot be had of {family.title}, which is made for {family.clip_layer} or more")
+        deepest = min(part.config.num_hidden_layers for name in family.text if name in ("text_encoder", "text_encoder_2")
+                      for member in ensemble.members if (part := member.components.get(name)) is not None)  # fmt: skip
+        if plan.clip_skip > deepest:
+            raise MethodError(f"clip skip {plan.clip_skip} is more than the {deepest} layers of these models' text encoders: choose less")
+        found |= {"clip_skip": skipped} if skipped else {}
+    return found
 
 
 def size_of(ensemble, plan: SamplingPlan) -> tuple[int, int]:
@@ -209,9 +232,10 @@ def evaluations(ensemble, plan: SamplingPlan, members: float) -> float:
 def price(ensemble, plan: SamplingPlan, members: float, memory: float, seconds: float = 0.0, preparation: int = 0) -> Cost:
     """The cost of drawing with `members` networks at every step, with what the plan's guidance interval saves of it.
 
-    Raises MethodError for a size that they cannot draw: prices are asked for before anything is drawn.
+    Raises MethodError for what they cannot draw, a size or a negative prompt: prices are asked for before anything is drawn.
     """
     size_of(ensemble, plan)
+    _heard_beside(ensemble, plan, 1)
     count = evaluations(ensemble, plan, members)
     saved = evaluations(ensemble, plan.with_(guidance_interval=None), members) - count
     return Cost(count, memory, seconds, preparation, saved)

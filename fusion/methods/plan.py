@@ -14,6 +14,7 @@ from fusion import guidance
 
 MAX_STEPS, MAX_GUIDANCE, MAX_BATCH, SIDES = 1000, 100.0, 256, (16, 4096)  # what a recipe can keep: what is drawn can be drawn again
 
+MAX_CLIP_SKIP, MAX_NEGATIVE = 12, 4000  # layers from the last; characters, as of a prompt in a recipe
 
 class MethodError(ValueError):
     """A method cannot run as asked; the message names the cause and the cure."""
@@ -60,7 +61,9 @@ class SamplingPlan:
     `stop() -> bool` is asked before every step; `progress(done, total, message)` counts sampling steps.
     `batch_size`: images in one pipeline call. It is part of what makes a run repeatable to the last bit, so recipes keep it.
     `part`: which of the batches are drawn here, where several processes share a run or a killed one goes on.
-    `reading`: how prompts are read, see `models.prompts.READINGS`.
+    `reading`: how prompts are read, see `models.prompts.READINGS`. `negative_prompt`: what guidance pulls away from, "" for nothing; it
+    acts with `guidance` above 1. `clip_skip`: which layer of the CLIP encoders is read, counted from the last one, 1, as web UIs count; 0:
+    the family's own (1 for SD 1 and 2, 2 for SDXL and SD3).
     `sampler`: of images that come from one member alone: `own`, as its own pipeline draws it (`fusion.methods.alone`); `written`, with its
     scheduler, but these steps and guidance; `first`, with the first member's, as recipes of old did.
     `work`: a folder where a search or a training keeps what it has, so that one that was stopped goes on; None: it starts anew.
@@ -82,6 +85,8 @@ class SamplingPlan:
     guidance_interval: tuple[float, float] | None = None
     sampler: str = "own"
     reading: str = "prompt"
+    negative_prompt: str = ""
+    clip_skip: int = 0
     work: Path | None = None
 
     @classmethod
@@ -118,6 +123,10 @@ class SamplingPlan:
         if not (1 <= self.steps <= MAX_STEPS and 1 <= self.batch_size <= MAX_BATCH):
             raise MethodError(f"{self.steps} steps in batches of {self.batch_size}: give 1 to {MAX_STEPS} steps and batches of 1 to "
                               f"{MAX_BATCH}")  # fmt: skip
+        if not 0 <= self.clip_skip <= MAX_CLIP_SKIP:
+            raise MethodError(f"clip skip must be a whole number from 1 (the last layer) to {MAX_CLIP_SKIP}, not {self.clip_skip}")
+        if len(self.negative_prompt) > MAX_NEGATIVE:
+            raise MethodError(f"the negative prompt has {len(self.negative_prompt):,} characters and at most {MAX_NEGATIVE:,} are read")
         if not 0 <= self.guidance <= MAX_GUIDANCE:  # false for nan, too
             raise MethodError(f"guidance must be a number from 0 to {MAX_GUIDANCE:g}, not {self.guidance}: 1 adds none, 5 is usual")
         for side in (self.height, self.width):

@@ -160,6 +160,7 @@ def _set_plan(plan, recipe) -> bool:
     plan.first_seed = state.whole(seeds[0], plan.first_seed, 0, state.MAX_SEED - 64)
     plan.count = min(len(seeds), 16)
     plan.steps, plan.guidance = state.whole(recipe.steps, plan.steps, 2, 100), state.guidance(recipe.guidance, plan.guidance)
+    plan.negative, plan.clip_skip = recipe.negative_prompt, recipe.clip_skip
     plan.methods = tuple(dict.fromkeys([*plan.methods, recipe.method, "yours"]))
     grid = {(p, s) for p in plan.prompts for s in plan.seeds}
     return grid == set(asked) and (plan.steps, plan.guidance) == (recipe.steps, recipe.guidance)

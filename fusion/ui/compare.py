@@ -61,6 +61,10 @@ def _plan(session) -> str:
         f'value="{escape(" | ".join(plan.prompts))}">'
         f"</label>{field('count', plan.count, 1, 16)}{field('first_seed', plan.first_seed, 0, state.MAX_SEED)}"
         f"{field('steps', plan.steps, 2, 100)}{field('guidance', strength, 1, 30, 'any')}</div>"
+        f'<details data-key="prompt-more"{" open" if plan.negative or plan.clip_skip else ""}><summary>{say("compare.more")}</summary>'
+        f'<div class="row"><label class="field" style="flex:1;min-width:240px">{say("compare.negative")}<input type="text" data-do="plan" '
+        f'data-name="negative" maxlength="2000" value="{escape(plan.negative)}"></label>{field("clip_skip", plan.clip_skip, 0, 12)}</div>'
+        f'<p class="soft">{say("compare.more_help")}</p></details>'
     )
 
 
@@ -245,6 +249,10 @@ def set_plan(session, data: dict) -> None:
         plan.count = state.whole(value, plan.count, 1, 16)
     elif name == "first_seed":
         plan.first_seed = state.whole(value, plan.first_seed, 0, state.MAX_SEED - 64)
+    elif name == "negative":
+        plan.negative = str(value or "").strip()[:2000]
+    elif name == "clip_skip":
+        plan.clip_skip = state.whole(value, plan.clip_skip, 0, 12)
     elif name == "steps":
         plan.steps = state.whole(value, plan.steps, 2, 100)
     elif name == "guidance":  # an emptied field is the models' own again

@@ -21,7 +21,8 @@ def settings(plan, chosen, **more):
     """The `SamplingPlan` of what Compare is asked to draw with these models: every prompt with every seed."""
     from fusion.methods import SamplingPlan
 
-    return SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, guidance=guidance(plan, chosen), **more)
+    return SamplingPlan.grid(plan.prompts, plan.seeds, steps=plan.steps, guidance=guidance(plan, chosen), negative_prompt=plan.negative,
+                             clip_skip=plan.clip_skip, **more)  # fmt: skip
 
 
 def guidance(plan, chosen) -> float:
@@ -237,6 +238,7 @@ def _measured(chosen, result, plan, own, pictures, count: int, first_seed: int, 
     report = compare(
         together, {m: _method(m, own, yours) for m in plan.methods}, prompts, range(first_seed, first_seed + count), fit=result,
         held_out=gram, target=list(pictures.images), pictures=pictures, keep=0, steps=plan.steps, guidance=guidance(plan, chosen),
+        negative_prompt=plan.negative, clip_skip=plan.clip_skip,
         work=work, progress=job.report, stop=job.stopped,
     )  # fmt: skip
     return report.to_dict(), report.fitted

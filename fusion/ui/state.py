@@ -76,6 +76,8 @@ class Plan:
     steps: int = 20
     methods: tuple[str, ...] = ("single", "uniform", "scorefusion", "mixture")
     guidance: float | None = None  # None: what the models are usually drawn with
+    negative: str = ""  # what guidance pulls away from
+    clip_skip: int = 0  # 0: the family's own
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -172,6 +174,7 @@ class Session:
             str(self.plan.steps),
             str(self.plan.guidance),
             *(p for p in self.plan.prompts),
+            *((self.plan.negative, str(self.plan.clip_skip)) if self.plan.negative or self.plan.clip_skip else ()),
             str(self.plan.seeds),
         ]
         if method == "yours":
