@@ -95,13 +95,18 @@ def read_json(path: Path, name: str) -> dict:
     except FileNotFoundError:
         raise ModelError(f"'{name}' lacks {path.parent.name}/{path.name}: it is not a complete diffusers folder") from None
     except (OSError, bounded.Unreadable) as error:
-        words = kind_of(path)
-        if words and "JSON" not in words and not words.startswith("is a text ("):
-            raise ModelError(f"'{name}': {path.name} {words}") from error
-        raise ModelError(f"'{name}': {path.name} cannot be read ({bounded.why(error)}): download the model again") from error
+        raise _unreadable(path, name, error) from error
     if not isinstance(data, dict):
         raise ModelError(f"'{name}': {path.name} is not a JSON object: download the model again")
     return data
+
+
+def _unreadable(path: Path, name: str, error: OSError | bounded.Unreadable) -> ModelError:
+    """A text in JSON that is none: what lies there in its place, where that can be told."""
+    words = kind_of(path)
+    if not words or "JSON" in words or words.startswith("is a text ("):
+        words = f"cannot be read ({bounded.why(error)}): download the model again"
+    return ModelError(f"'{name}': {path.name} {words}")
 
 
 def refuse_wild_json(folder: Path, parts: Iterable[str], name: str) -> None:
@@ -111,8 +116,7 @@ def refuse_wild_json(folder: Path, parts: Iterable[str], name: str) -> None:
             try:
                 bounded.read(path, MOST_WORDS)
             except (OSError, bounded.Unreadable) as error:
-                words = kind_of(path) or f"cannot be read ({bounded.why(error)}): download the model again"
-                raise ModelError(f"'{name}': {path.name} {words}") from error
+                raise _unreadable(path, name, error) from error
 
 
 def index_of(folder: Path, name: str) -> dict:

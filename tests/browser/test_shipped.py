@@ -38,6 +38,11 @@ def shares(tab) -> list[float]:
     return [float(t.split("\u202f")[0]) for t in tab.locator("#answer .card").first.locator(".val b").all_text_contents()]
 
 
+def near(found: list[float], stored: list[float]) -> bool:
+    """Shares in percent that differ by no more than other noise makes of twelve pictures: the shipped statistic's noise went by place."""
+    return len(found) == len(stored) and max(abs(a - b) for a, b in zip(found, stored)) <= 5
+
+
 def test_own_portraits_are_fitted_under_their_own_captions_without_a_word_typed(shipped):
     tab = shipped
     stored = shares(tab)  # of the same pictures under the captions they were drawn for
@@ -47,7 +52,7 @@ def test_own_portraits_are_fitted_under_their_own_captions_without_a_word_typed(
     tab.click("#fit-button")
     tab.wait_for_selector("[data-running=fit]")
     tab.wait_for_selector("#fit-button:not([disabled])")
-    assert shares(tab) == stored and "like none of these models" not in " ".join(tab.locator("#answer ~ .note").all_inner_texts())
+    assert near(shares(tab), stored) and "like none of these models" not in " ".join(tab.locator("#answer ~ .note").all_inner_texts())
     assert tab.locator("#first-screen h2").inner_text().startswith("These 12 images look like")
 
 
@@ -68,7 +73,8 @@ def test_fit_and_compare_two_methods_on_the_shipped_portraits(shipped):
     tab.click("#fit-button")
     tab.wait_for_selector("[data-running=fit]")
     tab.wait_for_selector("#fit-button:not([disabled])")
-    assert tab.locator("[data-place=fit]").count() == 0 and shares(tab) == stored  # the networks say again what the file says
+    assert tab.locator("[data-place=fit]").count() == 0
+    assert near(shares(tab), stored), "the networks say again what the file says"
     tab.click("#compare-button")
     tab.wait_for_function("document.querySelectorAll('#grid .shot img').length === 4")
     tab.wait_for_selector("#compare-button:not([disabled])")
