@@ -92,8 +92,8 @@ def _assets(target: Target, root: Path) -> Iterator[str]:
     for folder in FOLDERS:
         yield from _below(root, folder)
     for card in (catalog[name] for name in (catalog if target.models is None else target.models)):
-        for place in (card.source, card.adapter):
-            if place and place.startswith("assets/"):
+        for place in (card.source, *(one.source for one in card.adapters)):
+            if place.startswith("assets/"):
                 found = list(_below(root, place))
                 if not found:
                     raise DeployError(f"{card.id} is on offer at {target.name}, and {place} is empty: fetch or train it, or take it off")

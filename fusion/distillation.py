@@ -186,12 +186,12 @@ def _permuted(weights, order: list[int]):
 def _bare(team: Ensemble) -> Ensemble:
     """The ensemble of the student alone: member 0 without its adapter."""
     member = team.members[0]
-    if member.card.adapter is None:
+    if not member.card.adapters:
         return team.subset([0])
     if member.switch is None:
-        raise DistillError(f"{member.name} is merged with its adapter, so its base is not there to learn: load with lora='switch'")
-    card = replace(member.card, adapter=None, adapter_revision=None)
-    return Ensemble((replace(member, card=card, adapter=None),), team.family, team.size)
+        raise DistillError(f"{member.name} is merged with its adapter, so its base is not there to learn: load with lora='switch', "
+                           "or, for an adapter that is no plain LoRA, name its base as a member of its own")  # fmt: skip
+    return Ensemble((replace(member, card=member.card.wearing(()), adapter=None),), team.family, team.size)
 
 
 def _predictor(student: Ensemble, network: nn.Module, prompts: tuple[str, ...]) -> Callable[[Lessons], Tensor]:

@@ -212,7 +212,8 @@ def _part(part: object, adapter: str | None, seen: dict) -> str:
         return "none"
     if isinstance(part, torch.nn.Module):
         return _digest(_plain(getattr(part, "config", {})), _weights(part, adapter, seen), _adapter(part, adapter))
-    return _digest(type(part).__name__, getattr(part, "vocab_size", ""), getattr(part, "model_max_length", ""))
+    added = sorted(getattr(part, "get_added_vocab", dict)().items())  # words of textual inversions
+    return _digest(type(part).__name__, getattr(part, "vocab_size", ""), getattr(part, "model_max_length", ""), *([added] if added else []))
 
 
 def _plain(config: object) -> list:

@@ -19,16 +19,23 @@ MAX_BYTES = 1_000_000
 _TEXT = {"type": "string", "maxLength": 400}
 _PROMPT = {"type": "string", "maxLength": 4000}
 _NAME = {"type": "string", "minLength": 1, "maxLength": 200}
+_LONG = {"type": "string", "minLength": 1, "maxLength": 2000}  # of a model with many adapters
 _SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 _SHARES = {"type": "array", "items": _SHARE, "minItems": 1, "maxItems": 64}
 _PIXELS = {"type": ["integer", "null"], "minimum": SIDES[0], "maximum": SIDES[1]}
+_STRENGTH = {"type": "number", "minimum": -100, "maximum": 100}
+_ADAPTER = {
+    "type": "object", "required": ["source"], "additionalProperties": False,
+    "properties": {"source": _NAME, "revision": {"type": ["string", "null"], "maxLength": 200}, "strength": _STRENGTH},
+}  # fmt: skip
 _MODEL = {
     "type": "object",
     "required": ["id"],
     "additionalProperties": False,
     "properties": {
-        "id": _NAME, "title": _NAME, "family": _NAME, "source": _NAME, "revision": {"type": ["string", "null"], "maxLength": 200},
+        "id": _LONG, "title": _LONG, "family": _NAME, "source": _NAME, "revision": {"type": ["string", "null"], "maxLength": 200},
         "adapter": {"type": ["string", "null"], "maxLength": 200}, "adapter_revision": {"type": ["string", "null"], "maxLength": 200},
+        "strength": _STRENGTH, "further": {"type": "array", "items": _ADAPTER, "maxItems": 32},
         "prediction": _NAME, "components": _TEXT, "prompt_template": _TEXT,
         "sha256": {"type": "object", "maxProperties": 200, "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
     },

@@ -1,11 +1,12 @@
-"""LoRA adapters: loaded beside each other on one shared network and switched, or merged into copies of it (Hu et al. 2021)."""
+"""Adapters: loaded beside each other on one shared network and switched, or merged into copies of it (Hu et al. 2021)."""
 
 from __future__ import annotations
 
 import copy
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 
 from .errors import ModelError
 from .families import Family
-from .lora import read_lora
+from .inversions import Inversion, teach
+from .lora import Change, Lora, changeable, read_lora
+
+Worn = Sequence[tuple[Path, float]]  # adapters' files and strengths
 
 
 def free_memory(device: torch.device) -> int:
@@ -22,23 +26,69 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def add_adapter(components: Mapping[str, object], network: nn.Module, family: Family, file: Path, title: str, name: str,
-                *, merge: bool) -> tuple[nn.Module, dict[str, object], tuple[str, ...]]:  # fmt: skip
-    """`(network, components, warnings)` with the LoRA of `file` under `name`: on the shared network (inactive), or merged into a copy.
+@dataclass(frozen=True)
+class Stack:
+    """Several adapters as one. states, changes: as of `Lora`, each change with its strength; what has strength 0 is left out."""
 
-    Text encoders are copied when the LoRA changes them, too: they then belong to this member alone. Raises ModelError, naming layers, when
-    anything in the file does not fit.
+    states: Mapping[str, Mapping[str, Tensor]]
+    changes: Mapping[str, tuple[tuple[Change, float], ...]]
+    inversions: tuple[Inversion, ...]
+    warnings: tuple[str, ...]
+
+
+def stacked(files: Worn, title: str, family: Family, network: nn.Module, components: Mapping[str, object]) -> Stack:
+    """All adapters read and checked. A product of small matrices beside another is a wider one: their ranks lie side by side.
+
+    Raises ModelError, naming layers, when anything in a file does not fit, and for a strength that a file cannot have.
     """
-    lora, components = read_lora(file, title, family, network, components), dict(components)
-    for part in lora.states.keys() - {family.slot}:
+    states, changes, inversions, warnings = {}, {}, [], []
+    for file, strength in sorted(files, key=lambda one: (one[0].name, one[1])):  # sums are rounded alike in whatever order they are typed
+        lora = read_lora(file, title, family, network, components)
+        warnings += lora.warnings
+        if lora.inversions and not lora.states and not lora.changes and strength not in (0, 1):
+            raise ModelError(f"'{title}': {file.name} is a textual inversion, which has no strength: leave {strength:g} out")
+        if strength == 0:
+            warnings.append(f"{file.name} has strength 0 and changes nothing")
+            continue
+        inversions += lora.inversions
+        _add_to(states, changes, lora, strength)
+    joined = {part: {key: tensors[0] if len(tensors) == 1 else torch.cat([tensor.float() for tensor in tensors], ".lora_B." in key)
+                     for key, tensors in state.items()} for part, state in states.items()}  # fmt: skip
+    return Stack(joined, {part: tuple(found) for part, found in changes.items()}, tuple(inversions), tuple(dict.fromkeys(warnings)))
+
+
+def _add_to(states: dict, changes: dict, lora: Lora, strength: float) -> None:
+    for part, state in lora.states.items():
+        for key, tensor in state.items():
+            scaled = tensor if strength == 1 or ".lora_A." in key else tensor.float() * strength
+            states.setdefault(part, {}).setdefault(key, []).append(scaled)
+    for part, found in lora.changes.items():
+        changes.setdefault(part, []).extend((change, strength) for change in found)
+
+
+def add_adapters(components: Mapping[str, object], network: nn.Module, family: Family, files: Worn, title: str, name: str,
+                 *, merge: bool) -> tuple[nn.Module, dict[str, object], tuple[str, ...]]:  # fmt: skip
+    """`(network, components, warnings)` with the adapters together under `name`: on the shared network (inactive), or merged into a copy.
+
+    What is no product of two small matrices is always merged into a copy. Tokenizers and text encoders are copied when an adapter changes
+    them, too: they then belong to this member alone. Raises ModelError, naming layers, when anything in a file does not fit.
+    """
+    stack, slot = stacked(files, title, family, network, components), family.slot
+    components, taught = teach(stack.inversions, components, family.text, title)
+    for part in {*stack.states, *stack.changes} - {slot}:
         components[part] = copy.deepcopy(components[part])
-    merge = merge and family.slot in lora.states  # a LoRA of text encoders alone leaves the network as it is
+    dense = bool(stack.changes.get(slot))
+    merge = dense or merge and slot in stack.states  # adapters of text encoders alone leave the network as it is
     if merge:
-        network = copy.deepcopy(network)
+        network = _bare_copy(network)
+    warnings = [*stack.warnings, *taught]
+    for part, found in stack.changes.items():
+        if not _merge(network if part == slot else components[part], found, title):
+            warnings.append(f"what the adapter changes of the {part} is nothing: its weights are those of its base")
     try:
-        for part, state in lora.states.items():
-            module = network if part == family.slot else components[part]
-            if merge and part == family.slot and not hasattr(network, "fuse_lora"):  # PixArt's has no adapters in diffusers
+        for part, state in stack.states.items():
+            module = network if part == slot else components[part]
+            if part == slot and merge and (dense or not hasattr(network, "fuse_lora")):  # PixArt's has no adapters in diffusers
                 _add(network, state)
                 continue
             _put(module, {key: value.to(module.device, module.dtype) for key, value in state.items()}, name)
@@ -48,10 +98,42 @@ def add_adapter(components: Mapping[str, object], network: nn.Module, family: Fa
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"'{title}': the adapter does not fit its base ({reason}): use the model it was trained on") from error
-    if merge and hasattr(network, "fuse_lora"):
+    if merge and not dense and hasattr(network, "fuse_lora"):
         network.fuse_lora(adapter_names=[name])
         network.unload_lora()
-    return network, components, lora.warnings
+    return network, components, tuple(dict.fromkeys(warnings))
+
+
+def _bare_copy(network: nn.Module) -> nn.Module:
+    """A copy without the adapters that other members have on the shared network."""
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+
+    mine = copy.deepcopy(network)
+    if getattr(mine, "peft_config", None):
+        recurse_remove_peft_layers(mine)
+        del mine.peft_config
+        mine._hf_peft_config_loaded = False
+    return mine
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # Apple's has no other
+
+
+@torch.no_grad()
+def _merge(module: nn.Module, found: Sequence[tuple[Change, float]], title: str) -> bool:
+    """All changes, each reckoned on the base's weights, added to them: their order changes nothing. Whether any weight is another now."""
+    layers, sums, moved = changeable(module), {}, False
+    for change, strength in found:
+        for name, added in change.added(layers, title):
+            sums[name] = added.to(_exact(added.device)) * strength + sums.get(name, 0)
+    for name, added in sums.items():
+        path, _, leaf = name.rpartition(".")
+        weight = getattr(layers[path], leaf)
+        changed = (weight.to(added.dtype) + added.reshape(weight.shape)).to(weight)
+        moved = moved or bool((changed - weight).abs().max() > 1e-6 * weight.abs().max())  # no mere rounding, as of a DoRA's norms
+        weight.copy_(changed)
+    return moved
 
 
 @torch.no_grad()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .errors import ModelError
 from .families import FAMILIES
 from .noise import PREDICTIONS
+from .stacks import COMMIT, Adapter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOTS = "SCOREFUSION_MODELS"  # environment variable: further folders below which a typed path may lie, separated like PATH
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 HUB_FILE = re.compile(rf"({HUB_ID.pattern})/((?:[\w.-]+/)*[\w. -]+\.safetensors)")  # one file of a repository
-COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -25,7 +25,8 @@ class ModelCard:
     """One model on offer.
 
     source, adapter: a path relative to the repository, an absolute path, or a hub id `owner/name`; either may be or name one file,
-    `owner/name/file.safetensors`. revision: the hub commit. prediction: the prediction type, where the files are wrong or silent about it.
+    `owner/name/file.safetensors`. revision: the hub commit. strength: the adapter's; further: more adapters on the same model, whose changes
+    add to its own (`adapters`: all of them). prediction: the prediction type, where the files are wrong or silent about it.
     components: for single files, a folder or a hub id `owner/name[@commit]` that gives the parts the file lacks.
     sha256: `{path below the folder: hash}`, an adapter's files under `adapter:`; empty means unchecked.
     limits: what it is not for, one sentence each. population: `(3, 6)` over presentation and tone, portraits only.
@@ -41,6 +42,8 @@ class ModelCard:
     revision: str | None = None
     adapter: str | None = None
     adapter_revision: str | None = None
+    strength: float = 1.0
+    further: tuple[Adapter, ...] = ()
     prediction: str | None = None
     components: str | None = None
     prompt_template: str = "{prompt}"
@@ -67,6 +70,11 @@ class ModelCard:
         for name in ("revision", "adapter_revision"):
             if getattr(self, name) is not None and not COMMIT.fullmatch(str(getattr(self, name))):
                 raise ModelError(f"{where}: {name} must be a full commit (40 hexadecimal digits), because branches and tags can move")
+        if self.adapter is None and (self.further or self.strength != 1):
+            raise ModelError(f"{where} has a strength, or further adapters, without a first one: name it as adapter")
+        if any(one.revision is not None and not COMMIT.fullmatch(one.revision) for one in self.adapters):  # a strength is refused, too
+            raise ModelError(f"{where}: the revision of an adapter must be a full commit (40 hexadecimal digits), because branches and tags "
+                             "can move")  # fmt: skip
         if self.prediction is not None and self.prediction not in PREDICTIONS:
             raise ModelError(f"{where} has the unknown prediction type '{self.prediction}': use one of {', '.join(PREDICTIONS)}")
         if self.companion is not None and self.companion[1] is not None and not COMMIT.fullmatch(self.companion[1]):
@@ -80,6 +88,18 @@ class ModelCard:
             raise ModelError(f"{where}: the sha256 of {bad[0]} must be 64 hexadecimal digits")
         if self.population is not None:
             _check_population(self.population, where)
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """All adapters, the first one first. Their order changes nothing."""
+        return () if self.adapter is None else (Adapter(self.adapter, self.adapter_revision, self.strength), *self.further)
+
+    def wearing(self, adapters: Sequence[Adapter]) -> ModelCard:
+        """The card with these adapters in place of its own; none: its bare base."""
+        if not adapters:
+            return replace(self, adapter=None, adapter_revision=None, strength=1.0, further=())
+        first, *further = adapters
+        return replace(self, adapter=first.source, adapter_revision=first.revision, strength=first.strength, further=tuple(further))
 
     @property
     def is_hub(self) -> bool:
@@ -102,7 +122,7 @@ class ModelCard:
         return None if self.components is None else split_commit(self.components)
 
     def __hash__(self) -> int:
-        return hash((self.id, self.source, self.revision, self.adapter, self.adapter_revision, self.prediction, self.components))
+        return hash((self.id, self.source, self.revision, self.adapters, self.prediction, self.components))
 
 
 def _check_population(table: tuple[tuple[float, ...], ...], where: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,13 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import yaml
 
-from .card import REPOSITORY, ROOTS, ModelCard, allowed, hub_file, is_hub_id, local_path, located, split_commit
+from .card import COMMIT, REPOSITORY, ROOTS, ModelCard, allowed, hub_file, is_hub_id, local_path, located, split_commit
 from .errors import ModelError
 from .families import family_of
 from .file_kinds import refuse_other
-from .integrity import ADAPTER, folder_hashes, full_header, index_of, refuse_pickles
+from .integrity import adapter_prefix, folder_hashes, full_header, index_of, refuse_pickles
 from .parts import parts_of
+from .stacks import Adapter, split, written
 
 __all__ = ["ModelCard", "ModelError", "REPOSITORY", "Catalog", "card_for", "catalog", "is_hub_id", "typed_card", "typed_id"]
 
@@ -41,7 +42,8 @@ class Catalog(Mapping):
             card = read_card(entry)
             if card.id in cards:
                 raise ModelError(f"{self.file.name} lists '{card.id}' twice: give every card an id of its own")
-            known = {**hashes.get(card.source, {}), **{ADAPTER + name: value for name, value in hashes.get(card.adapter, {}).items()}}
+            known = {**hashes.get(card.source, {}), **{adapter_prefix(number) + name: value for number, one in enumerate(card.adapters)
+                                                       for name, value in hashes.get(one.source, {}).items()}}  # fmt: skip
             cards[card.id] = replace(card, sha256=known) if known else card
         return cards
 
@@ -85,6 +87,7 @@ def read_card(entry: Mapping) -> ModelCard:
     if values.get("population") is not None:
         values["population"] = tuple(tuple(float(share) for share in row) for row in values["population"])
     values["limits"] = tuple(values.get("limits") or ())
+    values["further"] = tuple(Adapter(**one) for one in values.get("further") or ())
     return ModelCard(**values)
 
 
@@ -93,12 +96,12 @@ catalog = Catalog(Path(__file__).with_name("catalog.yaml"), Path(__file__).with_
 
 # ------------------------------------------------------------------------------------------------ what a user typed
 
-def card_for(source: str, *, adapter: str | None = None, revision: str | None = None, family: str | None = None,
+def card_for(source: str, *, adapter: str | Sequence[Adapter] | None = None, revision: str | None = None, family: str | None = None,
              prediction: str | None = None, components: str | None = None) -> ModelCard:  # fmt: skip
     """A card for a hub id, or for a folder or file below an allowed root (the repository, or those named by SCOREFUSION_MODELS).
 
-    family, prediction: what the model is, where its files are silent or wrong. components: a companion for a single file. Raises ModelError
-    for what cannot be used. A hub model without `family` is looked up (small files and headers alone); give it to be refused later.
+    adapter: one place, or several with strengths. family, prediction: what the model is, where its files are silent or wrong. components:
+    a companion for a single file. Raises ModelError for what cannot be used. A hub model without `family` is looked up (small files and headers alone); give it to be refused later.
     """
     from .checkpoint import checked_prediction, detect
 
@@ -121,12 +124,25 @@ def card_for(source: str, *, adapter: str | None = None, revision: str | None = 
         if family not in (None, found):
             raise ModelError(f"'{place.name}' is of family {found}, not {family}")
         source, family, prediction = str(place), found, checked_prediction(prediction, found)
-    adapter, components = beside(adapter), beside(components)
-    title = (adapter or source).removesuffix(".safetensors").rstrip("/").rsplit("/", 1)[-1]
-    name = typed_id(source, commit, adapter, prediction=prediction, components=components)
-    return ModelCard(id=name, title=title, family=family, source=source, revision=revision, adapter=adapter, prediction=prediction,
-                     components=components, licence="not stated: look at its source", summary="Added by hand.",
-                     guidance=_known_guidance(source))  # fmt: skip
+    adapters, components = _worn(adapter), beside(components)
+    title = " + ".join(one.title for one in adapters or [Adapter(source)])
+    name = typed_id(source, commit, adapters, prediction=prediction, components=components)
+    card = ModelCard(id=name, title=title, family=family, source=source, revision=revision, prediction=prediction, components=components,
+                     licence="not stated: look at its source", summary="Added by hand.", guidance=_known_guidance(source))  # fmt: skip
+    return card.wearing(adapters)
+
+
+def _worn(typed: str | Sequence[Adapter] | None) -> tuple[Adapter, ...]:
+    """Adapters as a card keeps them: places below allowed roots, commits in place of branches and tags."""
+    found = []
+    for one in (Adapter(typed),) if isinstance(typed, str) else typed or ():
+        place, revision = beside(one.source), one.revision
+        if revision is not None and not COMMIT.fullmatch(revision):
+            from .sources import pin
+
+            revision = pin("/".join(place.split("/")[:2]), revision)[0]
+        found.append(replace(one, source=place, revision=revision))
+    return tuple(found)
 
 
 def _known_guidance(source: str) -> float | None:
@@ -136,9 +152,9 @@ def _known_guidance(source: str) -> float | None:
 
 
 def typed_card(text: str) -> ModelCard:
-    """A card for what is typed after --models: a catalogue id, or MODEL[@COMMIT][+ADAPTER][?OPTION=VALUE&...].
+    """A card for what is typed after --models: a catalogue id, or MODEL[@COMMIT][+ADAPTER[:STRENGTH]...][?OPTION=VALUE&...].
 
-    Options: family, prediction, components (see `card_for`), template, the words around every prompt, with {prompt} where it goes, and
+    Any number of adapters: what they change adds up. On a catalogue's model that has one already they lie beside it. Options: family, prediction, components (see `card_for`), template, the words around every prompt, with {prompt} where it goes, and
     steps and guidance, what it is meant to be drawn with alone.
     Raises ModelError.
     """
@@ -153,18 +169,19 @@ def typed_card(text: str) -> ModelCard:
     if unknown:
         raise ModelError(f"'{min(unknown)}' is no option of a model: use family, prediction, components, template, steps or guidance")
     drawn = {name: _number(name, options.pop(name)) for name in ("steps", "guidance") if name in options}
-    source, revision, adapter = split_model(text)
+    source, revision, adapters = split_model(text)
     template = options.pop("template", None)
     mine = [name for name, card in catalog.items() if card.source.startswith("assets/")]
     if source not in catalog and source.split("/")[0] in {name.split("/")[0] for name in mine} and not local_path(source).exists():
         raise ModelError(f"'{source}' is not in the catalogue, which has {', '.join(mine)}: choose one of them")
     if source in catalog:
+        adapters = (*catalog[source].adapters, *adapters)
         source = catalog[source].source if catalog[source].is_hub else str(local_path(catalog[source].source))
-    card = card_for(source, adapter=adapter, revision=revision, **options)
+    card = card_for(source, adapter=adapters, revision=revision, **options)
     if template is None and not drawn:
         return card
     said = {name: f"{value:g}" for name, value in drawn.items()}
-    name = typed_id(card.source, revision, card.adapter, prediction=card.prediction, components=card.components, template=template, **said)
+    name = typed_id(card.source, revision, card.adapters, prediction=card.prediction, components=card.components, template=template, **said)
     return replace(card, id=name, prompt_template=template or card.prompt_template, **drawn)
 
 
@@ -176,20 +193,24 @@ def _number(name: str, typed: str) -> int | float:
         raise ModelError(f"'{typed[:40]}' is no number of {name}: write it as {name}=4") from None
 
 
-def typed_id(source: str, revision: str | None, adapter: str | None, **options: str | None) -> str:
+def typed_id(source: str, revision: str | None, adapter: str | Sequence[Adapter] | None, **options: str | None) -> str:
     """The id of a typed model, as it would be typed: it differs where anything that was said about the model differs."""
     query = urlencode({key: value for key, value in options.items() if value is not None}, quote_via=quote, safe="/:@,{} ")
-    return source + (f"@{revision}" if revision else "") + (f"+{adapter}" if adapter else "") + (f"?{query}" if query else "")
+    worn = written([Adapter(adapter)] if isinstance(adapter, str) else adapter or ())
+    return source + (f"@{revision}" if revision else "") + worn + (f"?{query}" if query else "")
 
 
-def split_model(text: str) -> tuple[str, str | None, str | None]:
-    """`(source, commit, adapter)` of `MODEL[@COMMIT][+ADAPTER]`. Paths that are there keep their own `@` and `+`: the longest one wins."""
+def split_model(text: str) -> tuple[str, str | None, tuple[Adapter, ...]]:
+    """`(source, commit, adapters)` of `MODEL[@COMMIT][+ADAPTER[@COMMIT][:STRENGTH]...]`.
+
+    Paths that are there keep their own `@`, `+` and `:`; the longest one wins. Raises ModelError for a strength that is none.
+    """
     for end in (len(text), *(at for at in reversed(range(len(text))) if text[at] == "+")):
         if located(text[:end]):
-            return text[:end], None, text[end + 1 :] or None
-    base, _, adapter = text.partition("+")
+            return text[:end], None, split(text[end + 1 :], located)
+    base, _, adapters = text.partition("+")
     source, _, revision = base.partition("@")
-    return source, revision or None, adapter or None
+    return source, revision or None, split(adapters, located)
 
 
 def beside(typed: str | None) -> str | None:
@@ -223,7 +244,8 @@ def _allowed(typed: str) -> Path:
 
 def shipped_hashes() -> dict[str, dict[str, str]]:
     """`{folder: {file: sha256}}` of every shipped model folder that a card names."""
-    folders = {place for card in catalog.values() for place in (card.source, card.adapter) if place and (REPOSITORY / place).is_dir()}
+    places = {place for card in catalog.values() for place in (card.source, *(one.source for one in card.adapters))}
+    folders = {place for place in places if (REPOSITORY / place).is_dir()}
     return {place: folder_hashes(REPOSITORY / place) for place in sorted(folders)}
 
 

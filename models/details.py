@@ -6,7 +6,7 @@ here, too, so that nobody waits for a download in vain.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 
@@ -18,11 +18,14 @@ from .families import FAMILIES, family_of
 from .headers import Header
 from .hub import Listing, listing, refuse_unreadable, remote_header
 from .integrity import full_header, index_of, read_json, weight_files
+from .inversions import is_alone
+from .layer_names import ENCODERS
 from .model_cards import UNSTATED, front_matter, licence_of, read_card_text, trigger_words
 from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
 from .relatives import folder_words
 from .samplers import few_steps
 from .sources import one_adapter
+from .stacks import Adapter, written
 
 SCHEDULE = "scheduler/scheduler_config.json"
 
@@ -81,16 +84,18 @@ class Details:
         return {**plain, "parameters": self.parameters, "memory": self.memory}
 
 
-def describe(source: str, adapter: str | None = None, revision: str | None = None, *, family: str | None = None,
+def describe(source: str, adapter: str | Sequence[Adapter] | None = None, revision: str | None = None, *, family: str | None = None,
              prediction: str | None = None, components: str | None = None) -> Details:  # fmt: skip
-    """Details of a model, and of a LoRA on it: a catalogue id, a hub id, one file on the hub, or a folder or file here.
+    """Details of a model, and of the adapters on it: a catalogue id, a hub id, one file on the hub, or a folder or file here.
 
     family, prediction, components: as in `card_for`. Raises ModelError when there is no such model or it cannot be reached; what speaks
     against using one that is there stands in `problems`.
     """
+    worn = (Adapter(adapter),) if isinstance(adapter, str) else tuple(adapter or ())
     if source in catalog:
         known = catalog[source]
-        found = describe(known.source, adapter or known.adapter, revision or known.revision, prediction=prediction or known.prediction)
+        worn = (*known.adapters, *worn)
+        found = describe(known.source, worn, revision or known.revision, prediction=prediction or known.prediction)
         return replace(found, licence=known.licence or found.licence)
     if located(source):
         found = _here(source, family, prediction, components)
@@ -102,7 +107,9 @@ def describe(source: str, adapter: str | None = None, revision: str | None = Non
         found = _here(source, family, prediction, components)
     if family is not None and found.family not in (None, family):
         found = replace(found, problems=(*found.problems, f"it is of family {found.family}, not {family}"))
-    return found if adapter is None else _with_adapter(found, adapter)
+    for one in worn:
+        found = _with_adapter(found, one)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ diffusers models
@@ -225,23 +232,27 @@ def _single(source: str, file: Checkpoint, components: str | None, like: Part) -
 
 # ------------------------------------------------------------------------------------------------ adapters
 
-def _with_adapter(found: Details, adapter: str) -> Details:
-    """A model with a LoRA on it: its size, its own licence and trigger words, and what it says it was made for."""
+def _with_adapter(found: Details, one: Adapter) -> Details:
+    """A model with an adapter on it: its size, its own licence and trigger words, and what it says it was made for."""
+    adapter = one.source
     owner = "/".join(adapter.split("/")[:2])
     remote = not located(adapter) and is_hub_id(owner)
-    header, part, about, text, said = (_remote_adapter if remote else _local_adapter)(adapter, owner)
+    header, part, about, text, said = _remote_adapter(one, owner) if remote else _local_adapter(adapter)
     base = header.metadata.get("modelspec.architecture") or header.metadata.get("ss_base_model_version") or about.get("base_model")
-    changes = sorted({"text encoders" if key.startswith(("lora_te", "text_encoder")) else "network" for key in header.tensors})
+    changes = ["words"] if is_alone(header.shapes) else sorted({"text encoders" if key.startswith(ENCODERS) else "network"
+                                                                for key in header.tensors})  # fmt: skip
+    strength = "" if one.strength == 1 else f", at strength {one.strength:g}"
     licence = found.licence if said["licence"] == found.licence else f"{found.licence}; the adapter: {said['licence']}"
     words = (*found.trigger, *said["trigger"], *trigger_words(header.metadata, about, text))
-    return replace(found, source=f"{found.source}+{adapter}", parts=(*found.parts, part), licence=licence,
+    return replace(found, source=f"{found.source}{written([one])}", parts=(*found.parts, part), licence=licence,
                    download=found.download + part.size * part.fetched, cached=found.cached + part.cached,
                    gated=found.gated or said["gated"], trigger=tuple(dict.fromkeys(words)), base=base if isinstance(base, str) else None,
-                   notes=(*found.notes, f"{adapter} changes its {' and '.join(changes)}"))  # fmt: skip
+                   notes=(*found.notes, f"{adapter} changes its {' and '.join(changes)}{strength}"))  # fmt: skip
 
 
-def _remote_adapter(adapter: str, owner: str) -> tuple[Header, Part, Mapping, str, dict]:
-    held, named = listing(owner), adapter.removeprefix(owner).lstrip("/")
+def _remote_adapter(one: Adapter, owner: str) -> tuple[Header, Part, Mapping, str, dict]:
+    adapter = one.source
+    held, named = listing(owner, one.revision), adapter.removeprefix(owner).lstrip("/")
     files = [PurePath(path) for path in held.files if path == named or (not named and path.endswith(".safetensors"))]
     path = one_adapter(files, adapter).as_posix()
     header, size = remote_header(owner, path, held.commit), held.files[path]
@@ -249,7 +260,7 @@ def _remote_adapter(adapter: str, owner: str) -> tuple[Header, Part, Mapping, st
     return header, part, held.about, held.readme(), _said(held)
 
 
-def _local_adapter(adapter: str, _owner: str) -> tuple[Header, Part, Mapping, str, dict]:
+def _local_adapter(adapter: str) -> tuple[Header, Part, Mapping, str, dict]:
     place = Path(beside(adapter))
     path = one_adapter(weight_files(place, ".safetensors"), adapter)
     header, text = full_header(path, path.name), read_card_text(path.with_name("README.md"))

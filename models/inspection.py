@@ -10,10 +10,13 @@ from . import pieces as single
 from .catalog import ModelCard
 from .checkpoint import Checkpoint, checked_prediction
 from .defaults import completed
+from .adapter_files import merges
+from .adapters import Worn, stacked
 from .errors import ModelError
 from .families import Family, family_of, usual_cells
 from .integrity import Readers, header, ignored_pickles, index_of, read_json, readers, refuse_pickles, refuse_pointers, refuse_wild_json
-from .lora import read_lora
+from .inversions import is_alone
+from .layer_names import ENCODERS
 from .parts import UNFILTERED, files_of, has_checker, parts_of, variant_in, weights_among
 from .pieces import COMPANION, Piece
 
@@ -32,7 +35,7 @@ class Description:
 
     card: ModelCard
     folder: Path | None
-    adapter: Path | None
+    adapters: tuple[tuple[Path, float], ...]  # files, each with its strength
     family: Family
     pipeline_class: str
     parts: Mapping[str, list]  # component -> [library, class]
@@ -96,7 +99,7 @@ class Description:
         return {name: (lambda tensor=tensor: tensor) for name, tensor in found.items()}
 
 
-def describe_file(card: ModelCard, checkpoint: Checkpoint, file: Path | None, companion: Path | None, adapter: Path | None) -> Description:
+def describe_file(card: ModelCard, checkpoint: Checkpoint, file: Path | None, companion: Path | None, adapters: Worn) -> Description:
     """The same for a single-file checkpoint, from its header. Raises ModelError when it is incomplete, damaged, or another family's."""
     if checkpoint.family.name != card.family:
         raise ModelError(f"'{card.title}' is {checkpoint.family.title}, but its card says {card.family}: "
@@ -105,7 +108,7 @@ def describe_file(card: ModelCard, checkpoint: Checkpoint, file: Path | None, co
     said = {"prediction_type": checkpoint.prediction} if checkpoint.prediction else {}
     scheduler = {**completed(pieces["scheduler"].config, pieces["scheduler"].name), **said}
     description = Description(
-        card, companion, adapter, checkpoint.family, checkpoint.pipeline, {part: [p.library, p.name] for part, p in pieces.items()},
+        card, companion, tuple(adapters), checkpoint.family, checkpoint.pipeline, {part: [p.library, p.name] for part, p in pieces.items()},
         completed(pieces[checkpoint.family.slot].config, checkpoint.family.networks[0]),
         completed(pieces["vae"].config, pieces["vae"].name), scheduler, checkpoint, file, pieces, warnings,
     )  # fmt: skip
@@ -113,7 +116,7 @@ def describe_file(card: ModelCard, checkpoint: Checkpoint, file: Path | None, co
     return description
 
 
-def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description:
+def describe(card: ModelCard, folder: Path, adapters: Worn) -> Description:
     """Read a card's configuration files. Raises ModelError for folders that are incomplete, unsafe, damaged, or none of our families."""
     name = card.title
     if not folder.is_dir():
@@ -138,7 +141,7 @@ def describe(card: ModelCard, folder: Path, adapter: Path | None) -> Description
     scheduler = config("scheduler", "scheduler_config.json")
     if card.prediction is not None:
         scheduler = {**scheduler, "prediction_type": checked_prediction(card.prediction, family.name)}
-    description = Description(card, folder, adapter, family, str(index["_class_name"]), parts,
+    description = Description(card, folder, tuple(adapters), family, str(index["_class_name"]), parts,
                               config(family.slot, "config.json", family.networks[0]),
                               config("vae", "config.json"), scheduler,
                               warnings=(*((UNFILTERED,) if has_checker(index) else ()), *ignored_pickles(folder)))  # fmt: skip
@@ -170,26 +173,36 @@ def check_files(model: Description) -> None:
             header(file, model.name)
 
 
-def check_adapter(model: Description) -> None:
-    """Refuse an adapter that does not fit its base, from configurations alone: before the base is fetched. Raises ModelError."""
-    if model.adapter is None:
+def check_adapters(model: Description) -> None:
+    """Refuse adapters that do not fit their base, from configurations alone: before the base is fetched. Raises ModelError."""
+    if not model.adapters:
         return
-    shapes, width = header(model.adapter, model.name), _text_width(model.network)
-    if not any("lora" in key.lower() for key in shapes):
-        raise ModelError(f"'{model.name}': {model.adapter.name} holds no LoRA weights: choose a LoRA file in safetensors form")
-    for key, shape in shapes.items():
-        reads_text = "attn2" in key and "to_k" in key and any(down in key for down in ("lora_A", "lora_down", "lora.down"))
-        if reads_text and len(shape) == 2 and shape[1] != width:
-            raise ModelError(f"'{model.name}': the adapter was made for text of width {shape[1]}, its base has {width}: "
-                             "use the adapter with the model it was trained on")  # fmt: skip
-    spoken = any(key.startswith(("lora_te", "text_encoder")) for key in shapes)
+    spoken = False
+    for file, _ in model.adapters:
+        shapes = header(file, model.name)
+        _refuse_text_width(shapes, model)
+        spoken = spoken or is_alone(shapes) or any(key.startswith(ENCODERS) for key in shapes)
     try:
         network = single.skeleton("diffusers", model.family.networks[0], model.network)
         encoders = {part: single.skeleton("transformers", model.parts[part][1], model.part_config(part))
                     for part in model.family.text if spoken and part in model.parts and "tokenizer" not in part}  # fmt: skip
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
-        return  # an unusual configuration: the adapter is checked again when its base is loaded
-    read_lora(model.adapter, model.name, model.family, network, encoders)
+        return  # an unusual configuration: the adapters are checked again when their base is loaded
+    stacked(model.adapters, model.name, model.family, network, encoders)
+
+
+def _refuse_text_width(shapes: Mapping[str, tuple[int, ...]], model: Description) -> None:
+    width = _text_width(model.network)
+    for key, shape in shapes.items():
+        reads_text = "attn2" in key and "to_k" in key and any(down in key for down in ("lora_A", "lora_down", "lora.down"))
+        if reads_text and len(shape) == 2 and shape[1] != width:
+            raise ModelError(f"'{model.name}': the adapter was made for text of width {shape[1]}, its base has {width}: "
+                             "use the adapter with the model it was trained on")  # fmt: skip
+
+
+def merges_adapters(model: Description) -> bool:
+    """Whether a model's adapters are merged into a network of its own however the others are held: they are no plain LoRAs."""
+    return any(strength and merges(header(file, model.name)) for file, strength in model.adapters)
 
 
 def _text_width(network: Mapping) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,14 @@ MOST_WORDS = 64_000_000  # bytes of a tokenizer's file; the largest public ones 
 SHOWN = (".safetensors", ".json", ".onnx", ".gguf", ".engine", ".plan", ".msgpack", ".mlmodel", ".xml")  # what tells what a folder is
 Readers = Mapping[str, Callable[[], torch.Tensor]]
 ADAPTER = "adapter:"  # prefix of an adapter's files in a card's hashes
+
+
+ADAPTER_FILE = re.compile(r"adapter\d*:")
+
+
+def adapter_prefix(number: int) -> str:
+    """The prefix of the files of a card's adapter, counted from 0: `adapter:`, `adapter2:` ..."""
+    return ADAPTER if number == 0 else f"adapter{number + 1}:"
 
 
 def weight_files(folder: Path, *suffixes: str) -> list[Path]:

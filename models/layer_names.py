@@ -113,20 +113,49 @@ def denoiser_names(family: Family, paths: Iterable[str], config: Mapping) -> dic
     """`{name before .lora_down and the like: Layer}` for every way in which trainers name the denoiser's layers."""
     names = {}
     for path in paths:
-        for prefix in (f"{family.slot}.", "base_model.model.", ""):
+        for prefix in (*_DOTTED, f"{family.slot}."):
             names[prefix + path] = Layer((path,))
-        flat = path.replace(".", "_")
-        names["lora_unet_" + flat] = names["lora_transformer_" + flat] = Layer((path,))
+        for prefix in _FLAT:
+            names[prefix + path.replace(".", "_")] = Layer((path,))
     for name, layer in original_layers(family, paths, config).items():
-        names["lora_unet_" + name.replace(".", "_")] = names["diffusion_model." + name] = names["model.diffusion_model." + name] = layer
-    return names
+        spelled = {name: layer}
+        if len(layer.paths) > 1:  # OneTrainer numbers the layers that are one in the original code
+            spelled |= {f"{name}.{number}": Layer((path,)) for number, path in enumerate(layer.paths)}
+        for word, meant in spelled.items():
+            for prefix in (*_DOTTED, f"{family.slot}."):
+                names.setdefault(prefix + word, meant)
+            for prefix in _FLAT:
+                names.setdefault(prefix + word.replace(".", "_"), meant)
+    return names | (_xlabs(paths) if family.name == "flux" else {})
+
+
+_DOTTED = ("", "unet.", "transformer.", "base_model.model.", "diffusion_model.", "model.diffusion_model.")
+_FLAT = ("lora_unet_", "lora_transformer_", "lycoris_")
+
+
+def _xlabs(paths: Iterable[str]) -> dict[str, Layer]:
+    """Of XLabs' trainer for Flux: attention alone, in the original code's blocks, `1` for the picture's half and `2` for the text's."""
+    names = {}
+    for path in paths:
+        if hit := re.fullmatch(r"transformer_blocks\.(\d+)\.attn\.to_q", path):
+            block, place = f"transformer_blocks.{hit[1]}.", f"double_blocks.{hit[1]}.processor."
+            for half, layers, last in (("1", _SELF, "attn.to_out.0"), ("2", _ADDED, "attn.to_add_out")):
+                names[f"{place}qkv_lora{half}"] = Layer(tuple(block + layer for layer in layers))
+                names[f"{place}proj_lora{half}"] = Layer((block + last,))
+        elif hit := re.fullmatch(r"single_transformer_blocks\.(\d+)\.attn\.to_q", path):
+            block, place = f"single_transformer_blocks.{hit[1]}.", f"single_blocks.{hit[1]}.processor."
+            names[f"{place}qkv_lora"] = Layer(tuple(block + layer for layer in _SELF))
+            names[f"{place}proj_lora"] = Layer((block + "proj_out",))
+    return names | {f"diffusion_model.{name}": layer for name, layer in names.items()}
 
 
 def encoder_names(component: str, paths: Iterable[str], t5: bool) -> dict[str, Layer]:
     """The same for a text encoder: `text_encoder`, `text_encoder_2` or `text_encoder_3`."""
     number = {"text_encoder": 1, "text_encoder_2": 2, "text_encoder_3": 3}[component]
     prefixes = [f"{component}.", f"lora_te{number}_", *(["lora_te_"] if number == 1 else []), *(["lora_te3_"] if t5 else [])]
-    prefixes.append("text_encoders.t5xxl.transformer." if t5 else f"text_encoders.clip_{'l' if number == 1 else 'g'}.transformer.")
+    sizes = ("t5xxl", "t5") if t5 else ("clip_l", "clip_h") if number == 1 else ("clip_g",)
+    for size in sizes:  # ComfyUI's and OneTrainer's
+        prefixes += [f"text_encoders.{size}.transformer.", f"{size}."]
     names = {}
     for path in paths:
         # CLIP's layers lie below text_model in files, and in memory only in some releases of transformers
@@ -137,6 +166,7 @@ def encoder_names(component: str, paths: Iterable[str], t5: bool) -> dict[str, L
     return names
 
 
+ENCODERS = ("lora_te", "text_encoder", "clip_", "t5.", "t5xxl.", "bundle_emb.")  # how names of text encoders' layers start
 OLD = [(re.compile(pattern), new) for pattern, new in (
     (r"\.processor\.(to_[qkv])_lora$", r".\1"), (r"\.processor\.to_out_lora$", ".to_out.0"),
     (r"self_attn\.to_([qkv])_lora$", r"self_attn.\1_proj"), (r"self_attn\.to_out_lora$", "self_attn.out_proj"),

@@ -13,15 +13,15 @@ from safetensors import SafetensorError
 from torch import nn
 
 from . import pieces, sources
-from .adapters import add_adapter
+from .adapters import add_adapters
 from .card import ModelCard, local_path
 from .checkpoint import detect
 from .ensemble import Ensemble, Member, Switch
 from .errors import ModelError, SizesDiffer
 from .families import check_size, pixel_size
 from .fusable import fusable, refuse_families, same_part
-from .inspection import Description, check_adapter, check_files, describe, describe_file
-from .integrity import ADAPTER, ignored_pickles, refuse_not_finite, verify_hashes
+from .inspection import Description, check_adapters, check_files, describe, describe_file, merges_adapters
+from .integrity import ADAPTER_FILE, adapter_prefix, ignored_pickles, refuse_not_finite, verify_hashes
 from .noise import NoisePath
 from .own import making, take_turns_reading
 from .parts import left_out
@@ -99,15 +99,15 @@ def load_ensemble(cards: Sequence[ModelCard], *, device: str = "auto", dtype: st
 def look(card: ModelCard) -> Description:
     """What a card's small files and headers say, with the commits that will be used. Fetches no large file."""
     card, warnings = sources.pinned(card)
-    adapter = sources.adapter_file(card)
+    adapters = [(sources.adapter_file(one, card.title), one.strength) for one in card.adapters]
     if card.is_file:
         header, name, path = sources.header_of(card)
         checkpoint = detect(header, name, prediction=card.prediction)
-        model = describe_file(card, checkpoint, path, sources.companion(card), adapter)
+        model = describe_file(card, checkpoint, path, sources.companion(card), adapters)
     else:
-        model = describe(card, sources.small_files(card), adapter)
-    check_adapter(model)
-    beside = ignored_pickles(local_path(card.adapter)) if card.adapter else ()
+        model = describe(card, sources.small_files(card), adapters)
+    check_adapters(model)
+    beside = [said for one in card.adapters for said in ignored_pickles(local_path(one.source))]
     return replace(model, warnings=(*model.warnings, *warnings, *beside))
 
 
@@ -125,25 +125,26 @@ def _complete(model: Description) -> Description:
         model = replace(model, file=sources.whole_file(model.card), folder=sources.companion_files(model.card, wanted))
     check_files(model)
     hashes = model.card.sha256
-    mine = {path: value for path, value in hashes.items() if not path.startswith(ADAPTER)}
+    mine = {path: value for path, value in hashes.items() if not ADAPTER_FILE.match(path)}
     verify_hashes(model.file or model.folder, mine, model.name)
-    if model.adapter is not None:
-        mine = {path.removeprefix(ADAPTER): value for path, value in hashes.items() if path.startswith(ADAPTER)}
-        named = local_path(model.card.adapter)
-        verify_hashes(named if named.exists() else model.adapter.parent, mine, model.name)
+    for number, (one, (file, _)) in enumerate(zip(model.card.adapters, model.adapters)):
+        start = adapter_prefix(number)
+        named = local_path(one.source)
+        mine = {path.removeprefix(start): value for path, value in hashes.items() if path.startswith(start)}
+        verify_hashes(named if named.exists() else file.parent, mine, model.name)
     return model
 
 
 @dataclass
 class _Base:
-    """One loaded model. `switch`: present when LoRA members share its network; `adapters`: their names by file."""
+    """One loaded model. `switch`: present when LoRA members share its network; `adapters`: their names by files and strengths."""
 
     model: Description
     components: dict[str, object]
     network: nn.Module
     noise: NoisePath
     switch: Switch | None = None
-    adapters: dict[Path, tuple[str | None, dict[str, object], tuple[str, ...]]] = field(default_factory=dict)
+    adapters: dict[tuple, tuple[str | None, dict[str, object], tuple[str, ...]]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -161,19 +162,20 @@ class _Loader:
         base = self.bases.get(model.key) or self._load(model)
         cls = pipeline_class(model)
         said = model.warnings + base.warnings
-        if model.adapter is None:
+        if not model.adapters:
             return Member(name, model.card, base.noise, base.network, base.components, cls, None, base.switch, said)
-        attach = partial(_without_bars()(add_adapter), base.components, base.network, model.family, model.adapter, model.name)
-        if base.switch is None:
+        attach = partial(_without_bars()(add_adapters), base.components, base.network, model.family, model.adapters, model.name)
+        if base.switch is None or merges_adapters(model):
             network, components, more = attach("merged", merge=True)
             refuse_not_finite(network, model.name, model.family.slot)
-            return Member(name, model.card, base.noise, network, components, cls, warnings=said + more)
-        if model.adapter not in base.adapters:
+            switch = base.switch if network is base.network else None  # text encoders alone were changed
+            return Member(name, model.card, base.noise, network, components, cls, None, switch, said + more)
+        if model.adapters not in base.adapters:
             adapter = f"member_{len(base.adapters)}"
             network, components, more = attach(adapter, merge=False)
             refuse_not_finite(network, model.name, "adapter")
-            base.adapters[model.adapter] = adapter if _has_adapter(network, adapter) else None, components, more
-        adapter, components, more = base.adapters[model.adapter]
+            base.adapters[model.adapters] = adapter if _has_adapter(network, adapter) else None, components, more
+        adapter, components, more = base.adapters[model.adapters]
         return Member(name, model.card, base.noise, base.network, components, cls, adapter, base.switch, said + more)
 
     def _load(self, model: Description) -> _Base:
@@ -207,7 +209,7 @@ class _Loader:
         components = {**options, **{part: value for part, value in pipeline.components.items() if part != model.family.slot}}
         noise = NoisePath.from_scheduler(pipeline.scheduler, model.family.time_scale)
         base = _Base(model, components, network, noise, warnings=warnings)
-        adapters = {other.adapter for other in self.models if other.adapter and other.key == model.key}
+        adapters = any(other.adapters and other.key == model.key for other in self.models)
         if adapters and self.plan.adapters == "switch":
             base.switch = Switch(network)
         self.bases[model.key] = base

@@ -131,8 +131,9 @@ def _counted(sizes: Sizes, plan: MemoryPlan) -> MemoryPlan:
     """The plan with the bytes that each part takes at the busiest moment."""
     byte = getattr(torch, plan.dtype).itemsize
     merged = plan.adapters == "merge"
-    networks = [network for network, count in zip(sizes.networks, sizes.copies or (0,) * len(sizes.networks))
-                for _ in range(1 + (count if merged else 0))]  # fmt: skip
+    none = (0,) * len(sizes.networks)
+    networks = [network for network, count, alone in zip(sizes.networks, sizes.copies or none, sizes.alone or none)
+                for _ in range(1 + (count if merged else alone))]  # fmt: skip
     largest = max(networks)
     wide = 4 if plan.dtype == "float16" and sizes.family == "sdxl" else byte  # its autoencoder is held in float32 while it is used
     images = BATCH if plan.decoding == "whole" else 1
@@ -156,7 +157,12 @@ def _told(plan: MemoryPlan, sizes: Sizes, device: torch.device) -> str:
     count, copies = len(sizes.networks), sum(sizes.copies)
     said = [f"{count} network{'s' if count > 1 else ''}"]
     if copies:
-        said.append(f"{copies} LoRA{'s' if copies > 1 else ''} {'merged into copies' if plan.adapters == 'merge' else 'switched'}")
+        alone = 0 if plan.adapters == "merge" else sum(sizes.alone)
+        switched = copies - alone
+        if switched:
+            said.append(f"{switched} LoRA{'s' if switched > 1 else ''} {'merged into copies' if plan.adapters == 'merge' else 'switched'}")
+        if alone:
+            said.append(f"{alone} adapter{'s' if alone > 1 else ''} of other kinds merged into copies")
     if plan.waiting == "cpu":
         said.append("networks waiting on the CPU for their turn (slower)")
     if plan.encoders == "cpu":

@@ -70,7 +70,8 @@ def few_steps_of(member: Member) -> FewSteps | None:
     if card.steps is not None:
         guidance = GUIDANCE if card.guidance is None else float(card.guidance)
         return FewSteps(card.steps, guidance, "its card says so") if card.steps <= CARD_FEW else None
-    found = few_steps(type(scheduler).__name__, scheduler.config, member.network.config, card.source, card.adapter)
+    found = few_steps(type(scheduler).__name__, scheduler.config, member.network.config, card.source,
+                      " + ".join(one.source for one in card.adapters if one.strength))
     return found if found is None or card.guidance is None else replace(found, guidance=float(card.guidance))
 
 

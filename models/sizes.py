@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .fusable import same_part
-from .inspection import Description
+from .inspection import Description, merges_adapters
 from .integrity import full_header
 
 
@@ -14,7 +14,7 @@ from .integrity import full_header
 class Sizes:
     """Parameters of the distinct parts of an ensemble, before adapters.
 
-    networks: of each distinct one; copies: LoRA members of each; adapters: of all LoRAs together; text: of each text encoder. widest:
+    networks: of each distinct one; copies: LoRA members of each, alone: those of them that are always merged; adapters: of all LoRAs together; text: of each text encoder. widest:
     channels of the autoencoder's widest layer at full size; pixels: of one image.
     """
 
@@ -26,13 +26,15 @@ class Sizes:
     widest: int = 0
     pixels: int = 512 * 512
     family: str = "sd"
+    alone: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, models: Sequence[Description], size: tuple[int, int] | None = None) -> Sizes:
         """From configurations and headers; the weights must be there. size: (height, width) in pixels, None for the models' own."""
         distinct = [model for at, model in enumerate(models) if not any(model.key == before.key for before in models[:at])]
         first, family = distinct[0], distinct[0].family
-        loras = {model.key: {other.adapter for other in models if other.key == model.key and other.adapter} for model in distinct}
+        worn = {model.key: {other.adapters: other for other in models if other.key == model.key and other.adapters} for model in distinct}
+        alone = {key: sum(merges_adapters(other) for other in found.values()) for key, found in worn.items()}
 
         def new(part: str) -> list[int]:
             return [_numbers(model, part) for at, model in enumerate(distinct)
@@ -41,10 +43,11 @@ class Sizes:
         text = [count for part in family.text for count in new(part)]
         widths = tuple(first.autoencoder.get("block_out_channels") or (0,))
         return cls(
-            tuple(_numbers(model, family.slot) for model in distinct), tuple(len(loras[model.key]) for model in distinct),
-            sum(full_header(file, file.name).numbers for files in loras.values() for file in files),
+            tuple(_numbers(model, family.slot) for model in distinct), tuple(len(worn[model.key]) for model in distinct),
+            sum(full_header(file, file.name).numbers for found in worn.values() for other in found.values() if not merges_adapters(other)
+                for file, _ in other.adapters),
             tuple(count for count in text if count), sum(new("vae")) if "vae" in first.parts else 0, max(widths[:2]),
-            _pixels(first, widths, size), family.name,
+            _pixels(first, widths, size), family.name, tuple(alone[model.key] for model in distinct),
         )  # fmt: skip
 
 

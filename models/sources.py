@@ -16,6 +16,7 @@ from .hub import cached_commits, explained, listing, refuse_unreadable, remote_h
 from .integrity import full_header, read_json, refuse_pickles, weight_files
 from .parts import LEFT_OUT, left_out, parts_of, variant_in
 from .relatives import folder_words
+from .stacks import Adapter
 
 SMALL = ["model_index.json", "*/*.json", "*/*.txt", "*/*.model", "vae/diffusion_pytorch_model.safetensors"]
 UNUSED = [f"{part}/*" for part in LEFT_OUT]
@@ -78,8 +79,9 @@ def pinned(card: ModelCard) -> tuple[ModelCard, tuple[str, ...]]:
 
     if card.is_hub:
         card = replace(card, revision=commit((hub_file(card.source) or (card.source,))[0], card.revision))
-    if card.adapter and is_hub_id(_repository(card.adapter)[0]):
-        card = replace(card, adapter_revision=commit(_repository(card.adapter)[0], card.adapter_revision))
+    on_hub = lambda one: not local_path(one.source).exists() and is_hub_id(_repository(one.source)[0])  # noqa: E731
+    card = card.wearing([replace(one, revision=commit(_repository(one.source)[0], one.revision)) if on_hub(one) else one
+                         for one in card.adapters])  # fmt: skip
     if card.companion and is_hub_id(card.companion[0]):
         source, revision = card.companion
         card = replace(card, components=f"{source}@{commit(source, revision)}")
@@ -199,25 +201,23 @@ def _repository(adapter: str) -> tuple[str, str | None]:
     return f"{owner}/{name}", file or None
 
 
-def adapter_file(card: ModelCard) -> Path | None:
-    """The safetensors file of a card's LoRA adapter, None without one."""
-    if not card.adapter:
-        return None
-    path, wanted = local_path(card.adapter), None
-    repository, file = _repository(card.adapter)
+def adapter_file(one: Adapter, title: str) -> Path:
+    """The safetensors file of an adapter on the model called `title`."""
+    path, wanted = local_path(one.source), None
+    repository, file = _repository(one.source)
     if not path.exists() and is_hub_id(repository):
         from huggingface_hub import snapshot_download
 
-        with explained(card.adapter, card.adapter_revision):
-            path = Path(snapshot_download(repository, revision=card.adapter_revision, allow_patterns=[file or "*.safetensors", "*.json"]))
+        with explained(one.source, one.revision):
+            path = Path(snapshot_download(repository, revision=one.revision, allow_patterns=[file or "*.safetensors", "*.json"]))
         wanted = file
     elif not path.exists():
-        raise ModelError(f"'{card.title}': there is no adapter {card.adapter}: check the path")
+        raise ModelError(f"'{title}': there is no adapter {one.source}: check the path")
     else:
         refuse_other(path)
-        refuse_pickles(path, card.title)
+        refuse_pickles(path, title)
     found = [path / wanted] if wanted else weight_files(path, ".safetensors")
-    return one_adapter(found, card.adapter)
+    return one_adapter(found, one.source)
 
 
 def one_adapter(files: Sequence[PurePath], adapter: str) -> PurePath:

@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 ABOUT = """Say what a model is before it is downloaded: kind, size, memory, licence.
 
 MODEL is an id of the catalog, a Hugging Face id (owner/name, owner/name@COMMIT or owner/name/file.safetensors), a folder or a single file;
-MODEL+ADAPTER puts a LoRA on it. Only listings, configurations and headers are read.
+MODEL+ADAPTER:0.7 puts a LoRA on it, at strength 0.7. Only listings, configurations and headers are read.
 
   python -m fusion details stable-diffusion-v1-5/stable-diffusion-v1-5
   python -m fusion details my-models/dreamy.safetensors --components stabilityai/stable-diffusion-xl-base-1.0
@@ -27,8 +27,8 @@ def run(args, *, progress, stop):
     from models.catalog import split_model
     from models.details import describe
 
-    source, revision, adapter = split_model(args.model)
-    found = describe(source, adapter, revision, family=args.family, prediction=args.prediction, components=args.components)
+    source, revision, adapters = split_model(args.model)
+    found = describe(source, adapters, revision, family=args.family, prediction=args.prediction, components=args.components)
     return found.to_dict(), told(found)
 
 

@@ -108,11 +108,13 @@ def _check(args, ensemble, weights, found, folder: Path, prompts: list[str], pro
 
     if not is_countable(ensemble.cards):
         return None
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
+
+    from models.stacks import Adapter
 
     plan = SamplingPlan([prompts[i % len(prompts)] for i in range(args.check)], range(10_000, 10_000 + args.check), batch_size=32,
                         progress=progress, stop=stop)  # fmt: skip
-    student = load_ensemble([replace(found.base, adapter=str(folder.resolve()))], device=args.device, **options.held(args))
+    student = load_ensemble([found.base.wearing([Adapter(str(folder.resolve()))])], device=args.device, **options.held(args))
     fused = [sample.image for sample in draw(ensemble, plan, weights, method="fused")]
     single = [sample.image for sample in draw(student, plan, np.ones(1), method="distilled")]
     if not fused or not single:

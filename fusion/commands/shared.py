@@ -63,7 +63,7 @@ def announce(cards: Sequence[ModelCard]) -> None:
 
     for card in (card for card in cards if card.is_hub):
         try:
-            found = describe(card.source, card.adapter, card.revision, prediction=card.prediction, components=card.components)
+            found = describe(card.source, card.adapters, card.revision, prediction=card.prediction, components=card.components)
         except ModelError:  # without a connection: it may be here already, and loading says what is wrong
             continue
         left = found.download - found.cached

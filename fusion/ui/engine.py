@@ -37,7 +37,7 @@ def available(card) -> bool:
     """False for a shipped card whose folder has not been trained or fetched yet."""
     from models.catalog import local_path
 
-    local = [p for p in (card.source, card.adapter) if p and (str(p).startswith("assets/") or Path(p).is_absolute())]
+    local = [p for p in (card.source, *(one.source for one in card.adapters)) if (str(p).startswith("assets/") or Path(p).is_absolute())]
     return all(local_path(p).exists() for p in local)
 
 

@@ -82,7 +82,7 @@ def _card(session, card, index: int | None) -> str:
     badges = [
         card.family.upper(),
         texts.translate(session.language, card.licence.split(";")[0]) or say("models.no_licence"),
-        *(["LoRA"] if card.adapter else []),
+        *_adapters(card),
         *_compatibility(session, card),
     ]
     return (
@@ -94,6 +94,12 @@ def _card(session, card, index: int | None) -> str:
         + "".join(f'<span class="badge" title="{escape(b)}">{escape(b)}</span>' for b in badges)
         + "</span></button>"
     )
+
+
+def _adapters(card) -> list[str]:
+    """Badges: LoRA, or every adapter with its strength where there are several or one is not 1."""
+    plain = len(card.adapters) == 1 and card.strength == 1
+    return ["LoRA"] if plain else [f"+ {one.title}" if one.strength == 1 else f"+ {one.name} × {one.strength:g}" for one in card.adapters]
 
 
 def _thumbnail(card):
@@ -213,7 +219,7 @@ def details(session, card) -> tuple[list[str], list[str]]:
     from models.details import describe
 
     found = describe(
-        card.source, card.adapter, card.revision, family=card.family, prediction=card.prediction, components=card.components
+        card.source, card.adapters, card.revision, family=card.family, prediction=card.prediction, components=card.components
     )
     size = max((found.memory or {"": 0}).values()) / 1e9
     said = session.tell(

@@ -74,7 +74,7 @@ def test_members_that_cannot_be_fused_are_refused_before_the_large_download(hub)
 
 def test_one_file_of_an_adapter_repository(hub):
     named = card("owner/sd", adapter="owner/lora/pytorch_lora_weights.safetensors", adapter_revision=COMMIT)
-    assert sources.adapter_file(named).name == "pytorch_lora_weights.safetensors"
+    assert sources.adapter_file(named.adapters[0], named.title).name == "pytorch_lora_weights.safetensors"
 
 
 def test_typed_hub_id_finds_its_family_and_commit(hub):
