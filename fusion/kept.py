@@ -212,7 +212,8 @@ def _part(part: object, adapter: str | None, seen: dict) -> str:
         return "none"
     if isinstance(part, torch.nn.Module):
         return _digest(_plain(getattr(part, "config", {})), _weights(part, adapter, seen), _adapter(part, adapter))
-    added = sorted(getattr(part, "get_added_vocab", dict)().items())  # words of textual inversions
+    added = sorted((place, str(token)) for place, token in getattr(part, "added_tokens_decoder", {}).items() if token.single_word)
+    # words of textual inversions: no tokenizer has others that stand for themselves alone
     return _digest(type(part).__name__, getattr(part, "vocab_size", ""), getattr(part, "model_max_length", ""), *([added] if added else []))
 
 

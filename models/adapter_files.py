@@ -23,13 +23,15 @@ _ENDS = r"\.lora_{0}\.weight$|\.lora\.{0}\.weight$|\.lora_{1}" + _NAME + r"\.wei
 _FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1_a", "lokr_w1_b", "lokr_w1", "lokr_w2_a",
             "lokr_w2_b", "lokr_w2", "lokr_t2")  # fmt: skip
 ROLES = [(re.compile(pattern), role) for pattern, role in (
-    (_ENDS.format("down", "A"), "down"), (_ENDS.format("up", "B"), "up"), (r"\.lora_mid\.weight$", "mid"), (r"(?:\.lora)?\.alpha$", "alpha"),
-    (r"\.dora_scale$", "dora_scale"), (rf"\.lora_magnitude_vector{_NAME}(?:\.weight)?$", "magnitude"), (r"\.scalar$", "scalar"),
+    (_ENDS.format("down", "A"), "down"), (_ENDS.format("up", "B"), "up"), (r"\.lora_mid\.weight$", "mid"),
+    (r"(?:\.lora)?\.alpha$", "alpha"), (r"\.dora_scale$", "dora_scale"), (r"\.scalar$", "scalar"),
+    (rf"\.lora_magnitude_vector{_NAME}(?:\.weight)?$", "magnitude"),
     (rf"\.lora_(?:B{_NAME}|up)\.bias$", "up_bias"), (r"\.(?:diff|w_norm)$", "diff"), (r"\.(?:diff_b|b_norm)$", "diff_b"),
     *((rf"\.{name}{_NAME}$", name) for name in _FACTORS),
 )]  # fmt: skip
 REFUSED = {"oft_": "OFT", ".on_input": "IA3", ".a1.": "GLoRA", ".a2.": "GLoRA", ".b1.": "GLoRA", ".b2.": "GLoRA", "vera_": "VeRA",
-           "lora_embedding": "LoRA on an embedding", ".bias": "biases", ".set_weight": "weights in place of changes", "scale_weight": "scaled 8-bit weights",
+           "lora_embedding": "LoRA on an embedding", ".bias": "biases", ".set_weight": "weights in place of changes",
+           "scale_weight": "scaled 8-bit weights",
            "weight_scale": "scaled 8-bit weights"}  # fmt: skip
 NEEDED = {"LoRA": [("down", "up")], "LoHa": [("hada_w1_a", "hada_w1_b"), ("hada_w2_a", "hada_w2_b")],
           "LoKr": [("lokr_w1",), ("lokr_w2",)], "difference": [("diff",)]}  # fmt: skip
@@ -67,10 +69,10 @@ def merges(keys: Iterable[str]) -> bool:
 def read(file: Path, header: Header, title: str) -> dict[str, Tensor]:
     """The tensors, 8-bit floats as float32, in which they can be reckoned with. Raises ModelError for numbers that are no weights."""
     for key, tensor in header.tensors.items():
-        whole = tensor.dtype in ("I16", "I32", "I64", "U16", "U32", "U64") and tensor.numbers == 1 and key.endswith((".alpha", ".scalar"))
+        whole = tensor.dtype in ("I16", "I32", "I64", "U16", "U32", "U64") and key.endswith((".alpha", ".scalar"))
         if tensor.dtype not in FLOATS and not whole and not key.endswith("position_ids"):
-            raise ModelError(f"'{title}': {file.name} holds numbers of type {tensor.dtype} ({key}), which are no weights but codes of them: "
-                             "choose a copy in 16-bit or 8-bit floats")  # fmt: skip
+            raise ModelError(f"'{title}': {file.name} holds numbers of type {tensor.dtype} ({key}), which are no weights but codes of "
+                             "them: choose a copy in 16-bit or 8-bit floats")  # fmt: skip
     return {key: value.float() if value.dtype.itemsize == 1 else value for key, value in load_file(file).items()}
 
 

@@ -52,7 +52,7 @@ def stacked(files: Worn, title: str, family: Family, network: nn.Module, compone
             continue
         inversions += lora.inversions
         _add_to(states, changes, lora, strength)
-    joined = {part: {key: tensors[0] if len(tensors) == 1 else torch.cat([tensor.float() for tensor in tensors], ".lora_B." in key)
+    joined = {part: {key: tensors[0] if len(tensors) == 1 else torch.cat([tensor.float() for tensor in tensors], int(".lora_B." in key))
                      for key, tensors in state.items()} for part, state in states.items()}  # fmt: skip
     return Stack(joined, {part: tuple(found) for part, found in changes.items()}, tuple(inversions), tuple(dict.fromkeys(warnings)))
 

@@ -25,8 +25,8 @@ class ModelCard:
     """One model on offer.
 
     source, adapter: a path relative to the repository, an absolute path, or a hub id `owner/name`; either may be or name one file,
-    `owner/name/file.safetensors`. revision: the hub commit. strength: the adapter's; further: more adapters on the same model, whose changes
-    add to its own (`adapters`: all of them). prediction: the prediction type, where the files are wrong or silent about it.
+    `owner/name/file.safetensors`. revision: the hub commit. strength: the adapter's; further: more adapters on the same model, whose
+    changes add to its own (`adapters`: all of them). prediction: the prediction type, where the files are wrong or silent about it.
     components: for single files, a folder or a hub id `owner/name[@commit]` that gives the parts the file lacks.
     sha256: `{path below the folder: hash}`, an adapter's files under `adapter:`; empty means unchecked.
     limits: what it is not for, one sentence each. population: `(3, 6)` over presentation and tone, portraits only.
@@ -73,8 +73,8 @@ class ModelCard:
         if self.adapter is None and (self.further or self.strength != 1):
             raise ModelError(f"{where} has a strength, or further adapters, without a first one: name it as adapter")
         if any(one.revision is not None and not COMMIT.fullmatch(one.revision) for one in self.adapters):  # a strength is refused, too
-            raise ModelError(f"{where}: the revision of an adapter must be a full commit (40 hexadecimal digits), because branches and tags "
-                             "can move")  # fmt: skip
+            raise ModelError(f"{where}: the revision of an adapter must be a full commit (40 hexadecimal digits), because branches and "
+                             "tags can move")  # fmt: skip
         if self.prediction is not None and self.prediction not in PREDICTIONS:
             raise ModelError(f"{where} has the unknown prediction type '{self.prediction}': use one of {', '.join(PREDICTIONS)}")
         if self.companion is not None and self.companion[1] is not None and not COMMIT.fullmatch(self.companion[1]):

@@ -101,7 +101,8 @@ def card_for(source: str, *, adapter: str | Sequence[Adapter] | None = None, rev
     """A card for a hub id, or for a folder or file below an allowed root (the repository, or those named by SCOREFUSION_MODELS).
 
     adapter: one place, or several with strengths. family, prediction: what the model is, where its files are silent or wrong. components:
-    a companion for a single file. Raises ModelError for what cannot be used. A hub model without `family` is looked up (small files and headers alone); give it to be refused later.
+    a companion for a single file. Raises ModelError for what cannot be used. A hub model without `family` is looked up (small files and
+    headers alone); give it to be refused later.
     """
     from .checkpoint import checked_prediction, detect
 
@@ -154,7 +155,8 @@ def _known_guidance(source: str) -> float | None:
 def typed_card(text: str) -> ModelCard:
     """A card for what is typed after --models: a catalogue id, or MODEL[@COMMIT][+ADAPTER[:STRENGTH]...][?OPTION=VALUE&...].
 
-    Any number of adapters: what they change adds up. On a catalogue's model that has one already they lie beside it. Options: family, prediction, components (see `card_for`), template, the words around every prompt, with {prompt} where it goes, and
+    Any number of adapters: what they change adds up. On a catalogue's model that has one already they lie beside it. Options: family,
+    prediction, components (see `card_for`), template, the words around every prompt, with {prompt} where it goes, and
     steps and guidance, what it is meant to be drawn with alone.
     Raises ModelError.
     """

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import pieces as single
+from .adapter_files import merges
+from .adapters import Worn, stacked
 from .catalog import ModelCard
 from .checkpoint import Checkpoint, checked_prediction
 from .defaults import completed
-from .adapter_files import merges
-from .adapters import Worn, stacked
 from .errors import ModelError
 from .families import Family, family_of, usual_cells
 from .integrity import Readers, header, ignored_pickles, index_of, read_json, readers, refuse_pickles, refuse_pointers, refuse_wild_json

@@ -43,8 +43,9 @@ def taken_out(tensors: Mapping[str, Tensor], file: Path) -> tuple[dict[str, Tens
     """`(the rest, inversions)` of an adapter's file."""
     if is_alone({key: tuple(tensor.shape) for key, tensor in tensors.items()}):
         key = next(iter(tensors))
-        word = file.stem if _ALONE.fullmatch(key) else key  # diffusers calls the tensor as the word
-        return {}, (Inversion(word, {_place(key): _rows(tensor) for key, tensor in tensors.items()}, file.name, False),)
+        if not _ALONE.fullmatch(key):  # diffusers calls the tensor as the word
+            return {}, (Inversion(key, {"": _rows(tensors[key])}, file.name, False),)
+        return {}, (Inversion(file.stem, {_place(key): _rows(tensor) for key, tensor in tensors.items()}, file.name, False),)
     rest, words = {}, {}
     for key, tensor in tensors.items():
         hit = _BUNDLED.fullmatch(key)
@@ -76,8 +77,8 @@ def teach(inversions: Iterable[Inversion], components: Mapping[str, object], tex
         if None in places.values():
             if not one.bundled:
                 widths = ", ".join(str(vectors.shape[1]) for vectors in one.vectors.values())
-                raise ModelError(f"'{title}': the textual inversion {one.file} was made for text of width {widths}, which no text encoder of "
-                                 "its base has: use it with the model it was made for")  # fmt: skip
+                raise ModelError(f"'{title}': the textual inversion {one.file} was made for text of width {widths}, which no text "
+                                 "encoder of its base has: use it with the model it was made for")  # fmt: skip
             unknown.append(one.word)
             continue
         for hint, part in places.items():
@@ -89,7 +90,8 @@ def teach(inversions: Iterable[Inversion], components: Mapping[str, object], tex
         told.append(one)
     said = [f"{one.file} brings the word {one.word}: write it in the prompt to use its textual inversion" for one in told]
     if unknown:
-        said.append(f"textual inversions that lie beside the LoRA are not used, since no text encoder here can take them: {', '.join(unknown)}")
+        words = ", ".join(sorted(unknown))
+        said.append(f"textual inversions that lie beside the LoRA are not used, since no text encoder here can take them: {words}")
     return mine, tuple(said)
 
 
@@ -113,7 +115,8 @@ def _learn(tokenizer: object, encoder: nn.Module, one: Inversion, vectors: Tenso
     names = [one.word, *(f"{one.word}_{n}" for n in range(1, len(vectors)))]
     known = [name for name in names if name in tokenizer.get_vocab()]
     if known:
-        raise ModelError(f"'{title}': the textual inversion {one.file} would be called {known[0]}, which is a word already: rename its file")
+        raise ModelError(f"'{title}': the textual inversion {one.file} would be called {known[0]}, which is a word already: "
+                         "rename its file")  # fmt: skip
     if not bool(torch.isfinite(vectors).all()):
         raise ModelError(f"'{title}': the textual inversion {one.file} is not a number: choose another copy of the file")
     tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=False) for name in names])

@@ -14,7 +14,8 @@ from .integrity import full_header
 class Sizes:
     """Parameters of the distinct parts of an ensemble, before adapters.
 
-    networks: of each distinct one; copies: LoRA members of each, alone: those of them that are always merged; adapters: of all LoRAs together; text: of each text encoder. widest:
+    networks: of each distinct one; copies: LoRA members of each, alone: those of them that are always merged;
+    adapters: of all LoRAs together; text: of each text encoder. widest:
     channels of the autoencoder's widest layer at full size; pixels: of one image.
     """
 

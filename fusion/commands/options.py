@@ -9,7 +9,9 @@ from pathlib import Path
 
 MODELS = (
     "two or more models: an id of the catalog (portraits/harbor), a Hugging Face id (owner/name or owner/name@COMMIT), a folder, or a "
-    "single .safetensors file; MODEL+ADAPTER puts a LoRA or its like on a model, MODEL+ADAPTER:0.7+SECOND:0.4 several, each at a strength (1 where none is given); ?prediction=v_prediction&components=MODEL&template=TEXT behind it "
+    "single .safetensors file; MODEL+ADAPTER puts a LoRA or its like on a model, "
+    "MODEL+ADAPTER:0.7+SECOND:0.4 several, each at a strength (1 where none is given); "
+    "?prediction=v_prediction&components=MODEL&template=TEXT behind it "
     "says what its files do not: what it predicts, where missing parts come from, the words around every {prompt}; "
     "?steps=4&guidance=1 what it draws with alone. Folders and files lie below the repository or below a folder named in "
     "the environment variable SCOREFUSION_MODELS"

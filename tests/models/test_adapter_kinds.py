@@ -19,7 +19,8 @@ from models.errors import ModelError
 from models.loading import load_ensemble
 from tests.conftest import SIZE, tiny_card
 
-LINEAR, CONV, POINT = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "down_blocks.0.resnets.0.conv1", "mid_block.attentions.0.proj_in"
+LINEAR = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+CONV, POINT = "down_blocks.0.resnets.0.conv1", "mid_block.attentions.0.proj_in"
 KINDS = {
     "loha": (LohaModule, {}), "loha, Tucker": (LohaModule, {"use_tucker": True}), "lokr": (LokrModule, {"factor": 4}),
     "lokr, both decomposed": (LokrModule, {"factor": 4, "decompose_both": True}), "lokr, whole": (LokrModule, {"full_matrix": True}),
@@ -83,8 +84,9 @@ def test_every_kind_of_lycoris_changes_what_its_module_changes(tiny_cards, tiny_
     save_file(tensors, tmp_path / "a.safetensors")
     ensemble = worn(tiny_cards("sd")[0], tmp_path / "a.safetensors", lora="merge")
     check(ensemble.members[0], base, expected)
-    check(worn(tiny_cards("sd")[0], tmp_path / "a.safetensors", strength=-0.5, lora="merge").members[0], base, {
-        key: base.network.state_dict()[key] - 0.5 * (value - base.network.state_dict()[key]) for key, value in expected.items()})  # fmt: skip
+    plain = base.network.state_dict()
+    less = worn(tiny_cards("sd")[0], tmp_path / "a.safetensors", strength=-0.5, lora="merge").members[0]
+    check(less, base, {key: plain[key] - 0.5 * (value - plain[key]) for key, value in expected.items()})
     assert ensemble.members[0].warnings == ()
     switched = worn(tiny_cards("sd")[0], tmp_path / "a.safetensors")  # beside its base: that is not touched
     x, level = torch.randn(1, *ensemble.shape), torch.tensor([0.5])
@@ -143,11 +145,11 @@ def test_layers_that_are_one_in_the_original_code(tiny_cards, tiny_ensemble, tmp
     block = "transformer_blocks.0.attn.to_"
     name, paths = {"flux": ("diffusion_model.double_blocks.0.img_attn.qkv", [block + x for x in "qkv"]),
                    "sd3": ("lora_unet_joint_blocks_0_x_block_attn_qkv", [block + x for x in "qkv"]),
-                   "sdxl": ("unet.middle_block.1.transformer_blocks.0.attn2.to_v", ["mid_block.attentions.0.transformer_blocks.0.attn2.to_v"])}[kind]
+                   "sdxl": ("unet.middle_block.1.transformer_blocks.0.attn2.to_v", [LINEAR.replace("to_k", "to_v")])}[kind]
     weight = torch.cat([base.network.get_submodule(path).weight for path in paths]).detach()
     down, up, size = torch.randn(2, weight.shape[1]), torch.randn(len(weight), 2), torch.rand(1, weight.shape[1]) + 0.5
-    save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.dora_scale": size, f"{name}.alpha": torch.tensor(1)},
-              tmp_path / "a.safetensors")  # fmt: skip
+    tensors = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": size, "alpha": torch.tensor(1)}
+    save_file({f"{name}.{key}": value for key, value in tensors.items()}, tmp_path / "a.safetensors")
     turned = weight + 0.5 * up @ down
     turned = turned / turned.norm(dim=0, keepdim=True) * size
     member = worn(tiny_cards(kind)[0], tmp_path / "a.safetensors").members[0]
