@@ -27,6 +27,7 @@ from fusion.likelihood import expansion, profile_intervals, shares
 from fusion.objective import ResidualGram, fit_gram
 from fusion.parallel import ALONE, Team, pack, unpack
 from fusion.png import as_png, from_png
+from fusion.settled import OPEN, settled
 from fusion.simplex import solve_simplex
 from fusion.weights import Weights
 
@@ -138,8 +139,8 @@ class CalibratedProportions:
         parts = [f"{self.proportions_[k]:.0%} {self.names_[k]} ({self.interval_[k, 0]:.0%} to {self.interval_[k, 1]:.0%})" for k in order]
         images = "this one image looks" if self.images_ == 1 else f"these {self.images_} images look"
         text = f"To these models {images} like {', '.join(parts)}."
-        if np.ptp(self.interval_, axis=1).max() > 0.8:
-            text += " That is nearly undetermined: add images."
+        if settled(self.proportions_, self.interval_).code == OPEN:
+            text += " That is not settled: the intervals leave nearly any mix open, so add images."
         if self.outside_:
             text += f" But no mixture of these members explains them well (p = {self.p_value_:.2g}): part of the target lies outside."
             if self.images_ > 1 and self.captions_ == 1:  # a picture under a wrong caption looks foreign to a model that reads it

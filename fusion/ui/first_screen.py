@@ -13,6 +13,7 @@ from html import escape
 import numpy as np
 
 from fusion.fitting import WIDE
+from fusion.settled import MOST, OUTSIDE, SHARES, settled
 
 from . import charts, engine, fit, state, texts
 from .panel import notes
@@ -63,13 +64,15 @@ def _own(session) -> str:
     """What a fit said of the visitor's own pictures. No distance: nothing was drawn and measured yet."""
     say, found, names = session.say, session.fit, session.fit.gram.names
     source, interval = (found.mixture, None) if found.calibrated is None else (found.calibrated, found.calibrated.interval_)
-    data = {"names": names, "proportions": np.asarray(source.proportions_).tolist(), "images": len(found.gram)}
+    outside = found.calibrated is not None and bool(found.calibrated.outside_)
+    data = {"names": names, "proportions": np.asarray(source.proportions_).tolist(), "images": len(found.gram), "interval": interval,
+            "outside": outside}  # fmt: skip
     strip = "".join(f'<img src="{state.link(p.path)}" alt="" width="52" height="52">' for p in session.pictures[:STRIP])
     limits = "" if found.calibrated is not None else f'<p class="soft">{say("fit.uncalibrated")}</p>'
     said = "".join(f'<p class="soft">{escape(text)}</p>' for kind, text in fit.verdicts(session) if kind == "warn")
     return (
         f'<div class="hero"><div class="stack" style="gap:20px"><p class="eyebrow">{say("hero.yours")}</p>'
-        f"<h2>{headline(session.language, data, 'hero.own_headline')}</h2>"
+        f"<h2>{headline(session.language, data)}</h2>"
         f"{charts.shares(names, data['proportions'], interval, title=session.tell('fit.proportions'))}{limits}{said}"
         f'<div class="row"><a class="btn primary" href="#compare">{say("hero.draw")}</a><a class="btn" href="#fit">{say("hero.mixer")}</a>'
         f'</div></div><div class="stack"><div><p class="eyebrow" style="margin-bottom:8px">'
@@ -87,15 +90,24 @@ def _empty(session) -> str:
     )
 
 
-def headline(language: str, data: dict, key: str = "hero.headline") -> str:
-    """`These 12 portraits look like 61 % Harbor, 27 % Summit and 12 % Meadow.`"""
-    order, whole = np.argsort(-np.asarray(data["proportions"])), charts.percents(data["proportions"])  # as in the bars below
-    parts = [
-        texts.html(language, "hero.part", share=f"{whole[k]}\u202f%", name=data["names"][k])
-        for k in order
-        if data["proportions"][k] >= 0.02
-    ]
-    return texts.say(language, key if data["images"] > 1 else "hero.one", count=data["images"], parts=texts.join(language, parts))
+def headline(language: str, data: dict) -> str:
+    """What the pictures settle, in one sentence, never more than their intervals bear: `Cannot be told from 12 images yet`."""
+    found, count = settled(data["proportions"], data.get("interval"), bool(data.get("outside"))), data["images"]
+    if found.code == OUTSIDE:
+        return texts.say(language, "hero.outside" if count > 1 else "hero.outside_one", count=count)
+    whole = charts.percents(data["proportions"])  # as in the bars below
+
+    def part(k: int) -> str:
+        return texts.html(language, "hero.part", share=f"{whole[k]}\u202f%", name=data["names"][k])
+
+    if found.code == MOST:
+        k = found.members[0]
+        low, high = (round(100 * float(end)) for end in data["interval"][k])
+        return texts.say(language, "hero.most", count=count, name=data["names"][k], low=low, high=high)
+    parts = texts.join(language, [part(k) for k in found.members])
+    if found.code == SHARES:
+        return texts.say(language, "hero.settled", count=count, parts=parts)
+    return texts.say(language, f"hero.{found.code}" if count > 1 else f"hero.{found.code}_one", count=count, parts=parts)
 
 
 def _answer(session, data: dict) -> str:

@@ -52,6 +52,6 @@ def launch(page: gr.Blocks, **overrides):
         server_name="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1", share=False, quiet=True, state_session_capacity=1000
     )
     closed = dict(show_error=False, allowed_paths=[], max_file_size=MAX_FILE, enable_monitoring=False, strict_cors=True, run_history=False)
-    plain = dict(ssr_mode=False, pwa=False, mcp_server=False, footer_links=["api"])
+    plain = dict(ssr_mode=False, pwa=False, mcp_server=False, footer_links=[])  # no endpoints, so no page of them
     look = dict(theme=theme(), css=css, js=folder.joinpath("page.js").read_text("utf-8"))
     return page.launch(**(server | closed | plain | look | overrides))

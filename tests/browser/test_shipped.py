@@ -53,12 +53,12 @@ def test_own_portraits_are_fitted_under_their_own_captions_without_a_word_typed(
     tab.wait_for_selector("[data-running=fit]")
     tab.wait_for_selector("#fit-button:not([disabled])")
     assert near(shares(tab), stored) and "like none of these models" not in " ".join(tab.locator("#answer ~ .note").all_inner_texts())
-    assert tab.locator("#first-screen h2").inner_text().startswith("These 12 images look like")
+    assert tab.locator("#first-screen h2").inner_text().startswith("Which mix these are cannot be told from 12 images yet")
 
 
 def test_fit_and_compare_two_methods_on_the_shipped_portraits(shipped):
     tab = shipped
-    assert tab.locator("#first-screen h2").inner_text().startswith("These 12 portraits look like")
+    assert tab.locator("#first-screen h2").inner_text().startswith("Which mix these are cannot be told from 12 images yet")
     stored = shares(tab)  # the first screen's fit, from its stored statistic
     assert len(stored) == 4 and abs(sum(stored) - 100) <= 2
     tab.wait_for_selector("[data-price=uniform]:has-text('evaluations')")  # the models are loaded after the first paint

@@ -93,7 +93,7 @@ def test_the_server_is_closed(monkeypatch):
         ssr_mode=False,
         strict_cors=True,
         run_history=False,
-        footer_links=["api"],
+        footer_links=[],
         mcp_server=False,
     )
     assert {k: seen[k] for k in expected} == expected and seen["max_file_size"]
