@@ -74,7 +74,7 @@ def add_adapters(components: Mapping[str, object], network: nn.Module, family: F
     them, too: they then belong to this member alone. Raises ModelError, naming layers, when anything in a file does not fit.
     """
     stack, slot = stacked(files, title, family, network, components), family.slot
-    components, taught = teach(stack.inversions, components, family.text, title)
+    components, taught = teach(stack.inversions, components, family, title)
     for part in {*stack.states, *stack.changes} - {slot}:
         components[part] = copy.deepcopy(components[part])
     dense = bool(stack.changes.get(slot))

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ModelError
+from .families import Family
 
 _KEY = r"string_to_param\..+|emb_params|clip_[lgh]|t5\w*|[\w]+"
 _BUNDLED = re.compile(rf"bundle_emb\.(.+?)\.({_KEY})$")
 _ALONE = re.compile(r"string_to_param\..+|emb_params|clip_[lgh]|t5(?:xxl)?")
+FIRST_ONLY = ("sd3", "pixart")  # families whose pipelines do not spell a word out as its vectors
 PLACES = {"clip_l": "text_encoder", "clip_h": "text_encoder", "clip_g": "text_encoder_2"}
 
 
@@ -65,7 +67,7 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def teach(inversions: Iterable[Inversion], components: Mapping[str, object], text: Iterable[str],
+def teach(inversions: Iterable[Inversion], components: Mapping[str, object], family: Family,
           title: str) -> tuple[dict[str, object], tuple[str, ...]]:  # fmt: skip
     """`(components, warnings)` with the words in copies of tokenizers and text encoders: whoever shares these hears nothing of them.
 
@@ -73,7 +75,7 @@ def teach(inversions: Iterable[Inversion], components: Mapping[str, object], tex
     """
     mine, fresh, told, unknown = dict(components), set(), [], []
     for one in inversions:
-        places = {hint: _encoder(hint, vectors, mine, text) for hint, vectors in one.vectors.items()}
+        places = {hint: _encoder(hint, vectors, mine, family.text) for hint, vectors in one.vectors.items()}
         if None in places.values():
             if not one.bundled:
                 widths = ", ".join(str(vectors.shape[1]) for vectors in one.vectors.values())
@@ -89,6 +91,9 @@ def teach(inversions: Iterable[Inversion], components: Mapping[str, object], tex
             _learn(mine[words], mine[part], one, one.vectors[hint], title)
         told.append(one)
     said = [f"{one.file} brings the word {one.word}: write it in the prompt to use its textual inversion" for one in told]
+    cut = [one.word for one in told if family.name in FIRST_ONLY and max(map(len, one.vectors.values())) > 1]
+    if cut:
+        said.append(f"of these words only the first of several vectors is read by pipelines of {family.title}: {', '.join(sorted(cut))}")
     if unknown:
         words = ", ".join(sorted(unknown))
         said.append(f"textual inversions that lie beside the LoRA are not used, since no text encoder here can take them: {words}")

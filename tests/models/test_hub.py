@@ -217,6 +217,15 @@ def test_what_is_here_loads_without_a_connection(published):
     assert load(card("owner/sd", revision=NEW, adapter="owner/lora", adapter_revision=NEW)).names == ("owner/sd",)
 
 
+def test_branches_of_adapters_are_pinned_when_they_are_typed(published):
+    typed = typed_card(f"owner/sd+owner/lora@main:0.5+owner/lora@{NEW}+owner/lora/pytorch_lora_weights.safetensors:-1")
+    assert [(one.revision, one.strength) for one in typed.adapters] == [(NEW, 0.5), (NEW, 1.0), (None, -1.0)]
+    ensemble = load(typed)
+    assert [one.revision for one in ensemble.cards[0].adapters] == [NEW] * 3 and typed.id.endswith(":-1")
+    with pytest.raises(ModelError):
+        typed_card("owner/sd+owner/lora@nowhere:0.5")
+
+
 def test_what_is_here_loads_without_a_connection_and_without_its_commit(published):
     """As typed the first time; the version is said, and a second one must be named."""
     load(card_for("owner/sd", adapter="owner/lora"))

@@ -65,6 +65,12 @@ def test_two_encoders_hear_their_own_halves(tiny_cards, tmp_path):
         assert torch.equal(said(mine, "a cat", part), said(base, "a cat", part))
 
 
+def test_pipelines_that_do_not_spell_a_word_out_say_so(tiny_cards, tmp_path):
+    for count, told in ((1, 1), (2, 2)):
+        save_file({"clip_l": torch.randn(count, 16)}, tmp_path / "mycat.safetensors")
+        assert len(load(tiny_cards("sd3")[0], tmp_path / "mycat.safetensors").members[0].warnings) == told
+
+
 def test_what_cannot_be_heard_is_named(tiny_cards, tmp_path):
     card, file = tiny_cards("sd")[0], tmp_path / "mycat.safetensors"
     save_file({"emb_params": torch.ones(1, 24)}, file)
