@@ -34,7 +34,9 @@ def test_strengths_are_typed_and_shown(base, language):
     session = state.Session()
     session.language = language
     assert "MODEL+ADAPTER:0.7+SECOND:0.4" in models_section.render(session)
-    models_section.add(session, {"value": f"{base}+{base.with_name('one.safetensors')}:0.7+{base.with_name('two.safetensors')}"})
+    models_section.add(
+        session, {"value": f"{base}+{base.with_name('one.safetensors')}:0.7+{base.with_name('two.safetensors')}"}
+    )
     models_section.add(session, {"value": f"{base}+{base.with_name('one.safetensors')}"})
     stack, plain = models_section.chosen(session)
     assert [one.strength for one in stack.adapters] == [0.7, 1.0] and stack.title == "one:0.7 + two"
@@ -55,7 +57,8 @@ def test_refusals_and_remarks_in_japanese(base):
         ({"emb_params": torch.ones(1, 16)}, ":0.5"), ({"emb_params": torch.ones(1, 24)}, ""),
         ({"emb_params": torch.full((1, 16), torch.nan)}, ""),
         ({key: value * torch.nan for key, value in HALVES.items()}, ""),
-        ({**HALVES, f"unet.{LAYER}.lora_down.weight": torch.ones(2, 16)}, ""), ({f"unet.{LAYER}.oft_blocks": torch.ones(2, 2)}, ""), (HALVES, ":much"), (HALVES, ":nan"), (HALVES, "+"),
+        ({**HALVES, f"unet.{LAYER}.lora_down.weight": torch.ones(2, 16)}, ""),
+        ({f"unet.{LAYER}.oft_blocks": torch.ones(2, 2)}, ""), (HALVES, ":much"), (HALVES, ":nan"), (HALVES, "+"),
         ({**HALVES, f"unet.{LAYER}.dora_scale": torch.ones(3, 1)}, ""),
     ]  # fmt: skip
     for tensors, colon in broken:
