@@ -31,7 +31,7 @@ def calibration(world):
 
 def gram_of(world, shares, count, seed):
     _, prompts, images = world.draw(shares, count, seed)
-    return fit_gram(world, images, prompts, levels=LEVELS, seed=seed)
+    return fit_gram(world, images, prompts, levels=LEVELS, seed=seed, seeds="place")
 
 
 def blend(weights):
