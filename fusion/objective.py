@@ -158,7 +158,7 @@ def picture_seeds(images: Sequence, seed: int) -> list[int]:
     """A seed below 2^62 for each picture, from its pixels and `seed`; equal pictures get different ones, by their order."""
     found, times = [], {}
     for image in images:
-        known = isinstance(image, Image.Image)  # an array that was computed differs in its last bits from machine to machine: it has its place
+        known = isinstance(image, Image.Image)  # of a computed array the last bits are no identity: it has its place
         pixels = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest() if known else f"array {len(found)}"
         times[pixels] = times.get(pixels, -1) + 1
         found.append(int.from_bytes(hashlib.sha256(f"{seed} {pixels} {times[pixels]}".encode()).digest()[:8], "big") >> 2)
