@@ -33,6 +33,7 @@ from fusion.weights import Weights
 
 __all__ = ["CalibratedProportions", "Calibration", "calibrate"]
 
+OWN_SEEDS = 2**41  # members' own pictures begin here, far from what is drawn to be judged: those must not be the calibration's
 PRIOR = 0.1  # of an image of each member, added to the target: no member is ever ruled out, and the error falls by 6 % at 12 images
 
 
@@ -75,7 +76,7 @@ def _own_pictures(ensemble, k: int, prompts: Sequence[str], samples: int, seed: 
 
     said, alone = [prompts[i % len(prompts)] for i in range(samples)], ensemble.subset([k])
     recall = (lambda _plan, make: make()) if kept is None else kept.album(alone)
-    plan = SamplingPlan(said, [seed + samples * k + i for i in range(samples)], stop=stop, part=Part(team.rank, team.size),
+    plan = SamplingPlan(said, [OWN_SEEDS + seed + k * 2**24 + i for i in range(samples)], stop=stop, part=Part(team.rank, team.size),
                         guidance=ensemble.guidance if guidance is None else guidance)  # fmt: skip
     plan = as_drawn(alone, plan, 0)  # few-step models in few steps
 

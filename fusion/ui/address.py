@@ -7,9 +7,10 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from . import state, texts
+from . import prompts, state, texts
 
-PARTS = {"lang", "models", "mode", "weights", "example", "prompt", "seed", "images", "steps", "guidance"}
+PARTS = {"lang", "models", "mode", "weights", "example", "prompt", "seed", "images", "steps", "guidance", "negative", "clip_skip"}
+
 
 def query(session: state.Session) -> str:
     """Models, weights, mode, seeds, example and language as a URL query that `restore` reads."""
@@ -20,9 +21,11 @@ def query(session: state.Session) -> str:
     if session.example:
         parts["example"] = session.example
     plan = session.plan
-    parts |= {"prompt": "|".join(plan.prompts), "seed": plan.first_seed, "images": plan.count, "steps": plan.steps}
+    parts |= {"prompt": prompts.joined(plan.prompts), "seed": plan.first_seed, "images": plan.count, "steps": plan.steps}
     if plan.guidance is not None:
         parts["guidance"] = f"{plan.guidance:g}"
+    parts |= {"negative": plan.negative} if plan.negative else {}
+    parts |= {"clip_skip": plan.clip_skip} if plan.clip_skip else {}
     return "?" + urlencode(parts)
 
 
@@ -50,8 +53,9 @@ def restore(session: state.Session, params: dict[str, str], known: set[str]) -> 
         else:
             bad.append("weights")
     plan = session.plan
-    prompts = tuple(p.strip()[:400] for p in params.get("prompt", "").split("|") if p.strip())[:16]
-    plan.prompts = prompts or plan.prompts
+    plan.prompts = prompts.split(params.get("prompt", "")) or plan.prompts
+    plan.negative = params.get("negative", plan.negative).strip()[: prompts.LONGEST]
+    plan.clip_skip = state.whole(params.get("clip_skip"), plan.clip_skip, 0, 12)
     plan.first_seed = state.whole(params.get("seed"), plan.first_seed, 0, state.MAX_SEED - 64)
     plan.count = state.whole(params.get("images"), plan.count, 1, 16)
     plan.steps = state.whole(params.get("steps"), plan.steps, 2, 100)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import draw, fit, jobs, models_section, state, texts
+from . import draw, fit, jobs, models_section, prompts, state, texts
 
 SHOWN = 64  # images drawn again at most; the command line draws all
 ROUTED = ("mixture", "single")  # methods whose weights are proportions of samples, as in Mix
@@ -155,8 +155,8 @@ def _apply(session, recipe, cards) -> None:
 def _set_plan(plan, recipe) -> bool:
     """Prompts, seeds and steps for section 4, as near as its grid of consecutive seeds can be. True if it is the same set of images."""
     asked = jobs_of(recipe)
-    prompts, seeds = list(dict.fromkeys(p for p, _ in asked)), sorted({s for _, s in asked})
-    plan.prompts = tuple(p[:400] for p in prompts[:16] if p.strip()) or plan.prompts
+    said, seeds = list(dict.fromkeys(p for p, _ in asked)), sorted({s for _, s in asked})
+    plan.prompts = tuple(p[: prompts.LONGEST] for p in said[: prompts.MOST] if p.strip()) or plan.prompts
     plan.first_seed = state.whole(seeds[0], plan.first_seed, 0, state.MAX_SEED - 64)
     plan.count = min(len(seeds), 16)
     plan.steps, plan.guidance = state.whole(recipe.steps, plan.steps, 2, 100), state.guidance(recipe.guidance, plan.guidance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, state, texts, vote
+from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, prompts, state, texts, vote
 from .panel import notes, progress, section
 
 
@@ -57,13 +57,13 @@ def _plan(session) -> str:
 
     return (
         f'<div class="row"><label class="field" style="flex:1;min-width:240px">{say("compare.prompts")}'
-        f'<input type="text" data-do="plan" data-name="prompts" maxlength="2000" '
-        f'value="{escape(" | ".join(plan.prompts))}">'
+        f'<input type="text" data-do="plan" data-name="prompts" maxlength="20000" '
+        f'value="{escape(prompts.joined(plan.prompts))}">'
         f"</label>{field('count', plan.count, 1, 16)}{field('first_seed', plan.first_seed, 0, state.MAX_SEED)}"
         f"{field('steps', plan.steps, 2, 100)}{field('guidance', strength, 1, 30, 'any')}</div>"
         f'<details data-key="prompt-more"{" open" if plan.negative or plan.clip_skip else ""}><summary>{say("compare.more")}</summary>'
         f'<div class="row"><label class="field" style="flex:1;min-width:240px">{say("compare.negative")}<input type="text" data-do="plan" '
-        f'data-name="negative" maxlength="2000" value="{escape(plan.negative)}"></label>{field("clip_skip", plan.clip_skip, 0, 12)}</div>'
+        f'data-name="negative" maxlength="4000" value="{escape(plan.negative)}"></label>{field("clip_skip", plan.clip_skip, 0, 12)}</div>'
         f'<p class="soft">{say("compare.more_help")}</p></details>'
     )
 
@@ -87,8 +87,8 @@ def grid(session) -> str:
 def rows(session) -> list[tuple[str, int]]:
     """`(prompt, seed)` of every row, alike for all columns, whatever order a method drew in; those to be drawn, while there are none."""
     shown = dict.fromkeys(key for column in session.columns for key in column.shots)
-    prompts = list(dict.fromkeys([*session.plan.prompts, *(prompt for prompt, _ in shown)]))
-    return sorted(shown, key=lambda key: (prompts.index(key[0]), key[1])) or [(p, s) for p in prompts for s in session.plan.seeds]
+    order = list(dict.fromkeys([*session.plan.prompts, *(prompt for prompt, _ in shown)]))
+    return sorted(shown, key=lambda key: (order.index(key[0]), key[1])) or [(p, s) for p in prompts for s in session.plan.seeds]
 
 
 def _head(session, column) -> str:
@@ -244,13 +244,13 @@ def keep(session, column, sample, cards, plan) -> None:
 def set_plan(session, data: dict) -> None:
     plan, name, value = session.plan, data.get("name"), data.get("value")
     if name == "prompts":
-        plan.prompts = tuple(p.strip()[:400] for p in str(value).split("|") if p.strip())[:16] or plan.prompts
+        plan.prompts = prompts.split(str(value)) or plan.prompts
     elif name == "count":
         plan.count = state.whole(value, plan.count, 1, 16)
     elif name == "first_seed":
         plan.first_seed = state.whole(value, plan.first_seed, 0, state.MAX_SEED - 64)
     elif name == "negative":
-        plan.negative = str(value or "").strip()[:2000]
+        plan.negative = str(value or "").strip()[: prompts.LONGEST]
     elif name == "clip_skip":
         plan.clip_skip = state.whole(value, plan.clip_skip, 0, 12)
     elif name == "steps":

@@ -148,10 +148,10 @@ def _measured(session) -> str:
     return f"<h3>{session.say('evidence.measured')}</h3>" + charts.plain_table(heads, rows)
 
 
-def _audited(session, groups: list[tuple[str, list[str]]]) -> list[dict]:
-    """The probe's reading of these files; kept, since every event draws the page anew."""
+def _audited(session, groups: list[tuple[str, list[str], int]]) -> list[dict]:
+    """The probe's reading of these files, each group with the number of seeds in it; kept, since every event draws the page anew."""
     if session.audit is None or session.audit[0] != groups:
-        session.audit = (groups, reading.audit([(name, engine.open_images(paths)) for name, paths in groups]))
+        session.audit = (groups, reading.audit([(name, engine.open_images(paths), seeds) for name, paths, seeds in groups]))
     return session.audit[1]
 
 
@@ -159,11 +159,13 @@ def _population(session) -> str:
     """Counts of what the probe reads: target, and every column of the grid. Portraits only: elsewhere there is no probe."""
     if not all(c.id.startswith("portraits/") for c in models_section.chosen(session)) or not reading.available():
         return f'<p class="soft">{session.say("evidence.no_probe")}</p>'
-    groups = [("evidence.target", [p.path for p in session.pictures])]
-    groups += [(f"method.{c.method}", [s.path for s in c.shots.values()]) for c in session.columns if c.shots]
+    groups = [("evidence.target", [p.path for p in session.pictures], len(session.pictures))]
+    groups += [(f"method.{c.method}", [s.path for s in c.shots.values()], len({seed for _, seed in c.shots}))
+               for c in session.columns if c.shots]  # fmt: skip
     if not session.pictures:
         return f'<p class="soft">{session.say("fit.need_images")}</p>'
     audit = [{**found, "name": session.tell(found["name"])} for found in _audited(session, groups)]
+    top = max(0.3, *(float(np.max(a["table"])) for a in audit))  # one scale for all: colours are compared across panels
     plates = "".join(
         f"<figure><h3>{escape(a['name'])} <small>{texts.images(session.language, a['count'])}</small></h3>"
         + charts.heatmap(
@@ -171,7 +173,7 @@ def _population(session) -> str:
             [session.tell(f"tone.{t}") for t in a["columns"]],
             a["table"],
             label=a["name"],
-            top=max(0.3, float(np.max(a["table"]))),
+            top=top,
         )
         + "</figure>"
         for a in audit

@@ -27,14 +27,17 @@ def professions(images: Sequence) -> list[str | None]:
 
 
 def audit(groups) -> list[dict]:
-    """Population of each `(name, images)` as the probe reads it; its distance to the first group's, and what chance alone gives."""
+    """Population of each `(name, images, seeds)` as the probe reads it; its distance to the first group's, and what chance alone gives.
+
+    `seeds`: how many of its images are independent: those of one seed under several prompts start from the same noise.
+    """
     _probe()
     from fusion.evaluation.population import cells, distance_of_counts
     from models.portraits.population import PRESENTATIONS, TONES
 
-    counts = [(name, cells(images)) for name, images in groups]
+    counts = [(name, cells(images)) for name, images, _ in groups]
     target = counts[0][1]
-    found = [distance_of_counts(c, target, known=False) for _, c in counts]
+    found = [distance_of_counts(c, target, known=False, effective=seeds) for (_, c), (_, _, seeds) in zip(counts, groups)]
     return [
         {
             "name": name,

@@ -21,7 +21,7 @@ from . import texts
 MARKS = "●■▲◆★⬟▼✚"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6FD1", "#7A7A7A")  # Okabe-Ito, then two of our own
 MODES = ("mix", "blend")
-MAX_SEED = 2**31 - 1
+MAX_SEED = 2**53 - 1  # what a browser counts exactly; seeds of other programs reach 2^32
 
 
 @dataclass

@@ -68,7 +68,7 @@ def test_the_probe_is_not_built_while_a_model_is_loaded(monkeypatch):
     probe.load.cache_clear()
     image = Image.fromarray(np.full((64, 64, 3), 200, np.uint8))
     visitors = [threading.Thread(target=engine.ensemble, args=([],)),
-                threading.Thread(target=lambda: read.append(reading.audit([("one", [image])])))]  # fmt: skip
+                threading.Thread(target=lambda: read.append(reading.audit([("one", [image], 1)])))]  # fmt: skip
     visitors[0].start()
     assert loading.wait(600)
     visitors[1].start()
