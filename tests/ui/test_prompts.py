@@ -33,3 +33,10 @@ def test_rows_of_the_grid_are_one_seed_in_every_column():
     for order in ((0, 2, 1, 3), (0, 1, 2, 3)):
         session.columns.append(state.Column("mixture", "", {("a cat", seed): shot(seed) for seed in order}))
     assert compare.rows(session) == [("a cat", seed) for seed in range(4)]
+
+
+def test_rows_before_the_first_image_are_those_to_be_drawn():
+    session = state.Session()
+    session.plan.prompts, session.plan.count, session.plan.first_seed = ("a cat", "a dog"), 2, 5
+    session.columns.append(state.Column("mixture", ""))
+    assert compare.rows(session) == [("a cat", 5), ("a cat", 6), ("a dog", 5), ("a dog", 6)]
