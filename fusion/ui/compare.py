@@ -88,7 +88,8 @@ def rows(session) -> list[tuple[str, int]]:
     """`(prompt, seed)` of every row, alike for all columns, whatever order a method drew in; those to be drawn, while there are none."""
     shown = dict.fromkeys(key for column in session.columns for key in column.shots)
     order = list(dict.fromkeys([*session.plan.prompts, *(prompt for prompt, _ in shown)]))
-    return sorted(shown, key=lambda key: (order.index(key[0]), key[1])) or [(p, s) for p in session.plan.prompts for s in session.plan.seeds]
+    to_be = [(prompt, seed) for prompt in session.plan.prompts for seed in session.plan.seeds]
+    return sorted(shown, key=lambda key: (order.index(key[0]), key[1])) or to_be
 
 
 def _head(session, column) -> str:
