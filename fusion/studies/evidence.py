@@ -1,8 +1,8 @@
 """Every method on the three example targets, over seeds: the full table of evidence, and what it recommends.
 
 A seed is another set of sampling seeds and another draw of the noise in the target's statistic, so that weights and proportions vary, too;
-the twelve fitted and ninety-six held-out images are the shipped ones. What a method searches or trains (`prepare`) is found once for each
-target, with seed 0's fit, and used with every seed's samples. Each (target, seed, method) is kept in `work` as soon as it is drawn.
+the fitted and held-out images are the shipped ones, 48 and 96 of them. What a method searches or trains (`prepare`) is found once for
+each target, with seed 0's fit, and used with every seed's samples. Each (target, seed, method) is kept in `work` as soon as it is drawn.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from models.portraits.population import TARGET_POPULATIONS
 
 TITLE = "Every method on the example targets"
 SAMPLES, SEEDS = 128, 3  # a method, target and seed
+FITTED, HELD_OUT = 48, 96  # images of a target
+PARTS = {"fitted": ("fit", "more"), "held out": ("held_out",)}  # folders below assets/targets/TARGET, in this order
 RESIDUAL = 16  # samples, of seed 0, whose calibrated features are read: 128 evaluations each
 
 
@@ -50,8 +52,9 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
     count, steps, seeds, residual = (8, 2, seeds or 1, 2) if quick else (SAMPLES, STEPS, seeds or SEEDS, RESIDUAL)
     Shelf(work, {"samples": count, "steps": steps, "residual": residual}, 0)  # refuses parts of other settings
     ensemble, results = portraits_ensemble("cpu"), []
-    benches = {target: Bench(ensemble, target, *(_images(target, part, 4 if quick else None) for part in ("fit", "held_out")), work, count,
-                             steps) for target in list(TARGET_POPULATIONS)[: 1 if quick else None]}  # fmt: skip
+    most = {"fitted": 4 if quick else FITTED, "held out": 4 if quick else HELD_OUT}
+    benches = {target: Bench(ensemble, target, *(_images(target, part, most[part]) for part in PARTS), work, count, steps)
+               for target in list(TARGET_POPULATIONS)[: 1 if quick else None]}  # fmt: skip
     methods = methods or tuple(name for name in NAMES if not (quick and METHODS[name].prepare is not None))
     jobs, drawn = [(target, seed, name) for name in methods for target in benches for seed in range(seeds)], {}
     for number, (target, seed, name) in enumerate(jobs):
@@ -74,10 +77,12 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
         "methods": list(methods), "complete": len(drawn) == len(jobs) and None not in drawn.values()})  # fmt: skip
 
 
-def _images(target: str, part: str, most: int | None) -> Target:
-    folder = REPOSITORY / "assets" / "targets" / target / part
-    records = json.loads((folder / "captions.json").read_text())[:most]
-    return Target(tuple(Image.open(folder / r["file"]).convert("RGB") for r in records), tuple(r["prompt"] for r in records))
+def _images(target: str, part: str, most: int) -> Target:
+    found = []
+    for folder in (REPOSITORY / "assets" / "targets" / target / name for name in PARTS[part]):
+        found += [(folder / record["file"], record["prompt"]) for record in json.loads((folder / "captions.json").read_text())]
+    found = found[:most]
+    return Target(tuple(Image.open(file).convert("RGB") for file, _ in found), tuple(prompt for _, prompt in found))
 
 
 def _weighed(bench: Bench, seed: int, cells: Mapping[str, tuple[Pictures | None, dict]], residual: int, chances: Mapping) -> dict:
