@@ -24,7 +24,8 @@ from models.catalog import REPOSITORY, catalog
 
 CODE = (".py", ".yaml", ".js", ".css", ".json", ".html", ".md", ".gz")  # .gz: the word pieces that single files come without
 FOLDERS = ("assets/first_screen", "assets/targets")  # what the page shows before any click
-FILES = ("app.py", "LICENSE", "assets/models/portraits/probe.safetensors")
+FILES = ("app.py", "LICENSE", "assets/models/portraits/probe.safetensors",
+         "assets/studies/evidence/evidence.json", "assets/studies/recommendation/recommendation.json")  # what the page recommends
 GIVEN = "SPACE_SECRET_"  # + NAME: the environment variable that holds a secret's value where `deploy` runs
 
 

@@ -7,19 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-OUTSIDE, OPEN, MOST, SHARES, PLAIN = "outside", "open", "most", "shares", "plain"
+OUTSIDE, OPEN, LARGEST, MOST, SHARES, PLAIN = "outside", "open", "largest", "most", "shares", "plain"
 NARROW = 0.3  # an interval at most this wide states a share
 FEW = 0.02  # a share below this is not named
+SOME = 0.05  # a member of which at least so much is certain is among them
+HARDLY = 0.1  # one of which no more than this is possible is hardly there
 
 
 @dataclass(frozen=True)
 class Settled:
-    """`code`: `outside`, no mix of the members explains the pictures; `open`, their shares cannot be told yet; `most`, more than half is
-    one member's; `shares`, every interval is narrow; `plain`, there are no intervals (no calibration), which settles nothing.
-    `members`: indices of those that the statement is about, largest share first."""
+    """`code`: `outside`, no mix of the members explains the pictures; `open`, which mix it is cannot be told yet; `largest`, one member has
+    the largest part; `most`, it has more than half; `shares`, every interval is narrow; `plain`, there are no intervals (no calibration),
+    which settles nothing. `members`: indices of those that the statement is about, largest share first. What else is settled where the
+    shares are not: `some`, members that are certainly among them; `hardly`, members of which there is hardly any."""
 
     code: str
     members: tuple[int, ...] = ()
+    some: tuple[int, ...] = ()
+    hardly: tuple[int, ...] = ()
 
 
 def settled(shares: Sequence[float], interval: Sequence[Sequence[float]] | None = None, outside: bool = False) -> Settled:
@@ -30,9 +35,11 @@ def settled(shares: Sequence[float], interval: Sequence[Sequence[float]] | None 
     named = tuple(k for k in order if shares[k] >= FEW)
     if interval is None:
         return Settled(PLAIN, named)
-    ends = np.asarray(interval, dtype=float)
-    if float(np.ptp(ends, axis=1).max()) <= NARROW:
+    low, high = np.asarray(interval, dtype=float).T
+    if float((high - low).max()) <= NARROW:
         return Settled(SHARES, named)
-    if ends[order[0], 0] > 0.5:
-        return Settled(MOST, tuple(order[:1]))
-    return Settled(OPEN, named)
+    first = order[0]
+    code = MOST if low[first] > 0.5 else LARGEST if low[first] > np.delete(high, first).max(initial=0.0) else OPEN
+    members = () if code == OPEN else (first,)
+    some = tuple(k for k in order if low[k] >= SOME and k not in members)
+    return Settled(code, members, some, tuple(k for k in order if high[k] <= HARDLY))

@@ -6,8 +6,9 @@ import base64
 import io
 from html import escape
 
+from fusion import figures
 from fusion.evaluation.columns import notes, value
-from fusion.evaluation.text import cell
+from fusion.evaluation.text import cell, places_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe-Ito
 STYLE = """
@@ -23,9 +24,13 @@ HEAD = (
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
     f"<title>ScoreFusion comparison</title><style>{STYLE}</style></head><body>"
 )
+BEST, TIED = (f'<br><span class="note">{words}</span>' for words in ("recommended", "not told apart from it"))
+
+
 def page(report) -> str:
     """The whole document."""
-    parts = [HEAD, "<h1>ScoreFusion comparison</h1>", f'<p class="lead">{escape(report.verdict)}</p>']
+    more = "".join(f"<p>{escape(text)}</p>" for text in (*report.recommendation.details, *report.record()))
+    parts = [HEAD, "<h1>ScoreFusion comparison</h1>", f'<p class="lead">{escape(report.verdict)}</p>{more}']
     if report.stopped:
         parts.append("<p><strong>Stopped before all samples were drawn: the figures below are from those that were.</strong></p>")
     parts += [_fit(report.fit), _chart(report), _table(report), _pictures(report), _settings(report), "</body></html>"]
@@ -59,16 +64,17 @@ def _chart(report) -> str:
     if column is None:
         return ""
     shown = [(row.title, getattr(row, column.name)) for row in report.rows if getattr(row, column.name) is not None]
+    places = places_of([estimate for _, estimate in shown])
     ends = [end for _, e in shown for end in (e.low, e.value, e.high) if abs(end) < float("inf")]
     low, high = min(0.0, *ends), max(1e-9, *ends)
     x = lambda at: 220 + 430 * (min(max(at, low), high) - low) / (high - low)  # noqa: E731
     lines = []
     for index, (title, estimate) in enumerate(shown):
-        y, colour = 24 + 30 * index, COLOURS[index % len(COLOURS)]
+        y, colour, told = 24 + 30 * index, COLOURS[index % len(COLOURS)], figures.figure(estimate.value, places=places)
         lines.append(
             f'<text x="0" y="{y + 5}">{escape(title)}</text>'
             f'<line x1="{x(estimate.low):.1f}" x2="{x(estimate.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
-            f'<circle cx="{x(estimate.value):.1f}" cy="{y}" r="6" fill="{colour}"/><text x="670" y="{y + 5}">{estimate.value:.2f}</text>'
+            f'<circle cx="{x(estimate.value):.1f}" cy="{y}" r="6" fill="{colour}"/><text x="670" y="{y + 5}">{told}</text>'
         )
     height = 30 * len(shown) + 20
     return (
@@ -82,6 +88,7 @@ def _chart(report) -> str:
 def _table(report) -> str:
     """Every figure, with a sentence below the table for every column and every unusual cell."""
     columns, told, body = report.columns(), [], []
+    places = {column.name: places_of([value(row, column.name) for row in report.rows]) for column in columns}
     unit = lambda c: f'<br><span class="note">{escape(c.unit)}</span>'  # noqa: E731
     head = "".join(f'<th title="{escape(c.explanation)}">{escape(c.title)}{unit(c)}</th>' for c in columns)
     for row in report.rows:
@@ -94,8 +101,9 @@ def _table(report) -> str:
             if remark:
                 told.append(f"{row.title}, {column.title}: {remark}")
                 mark = f' <sup title="{escape(remark)}">{len(told)}</sup>'
-            cells.append(f"<td>{escape(cell(value(row, column.name)))}{mark}</td>")
+            cells.append(f"<td>{escape(cell(value(row, column.name), places[column.name]))}{mark}</td>")
         weights = ", ".join(f"{escape(name)} {share:.2f}" for name, share in row.weights.items() if share > 0.005)
+        named += TIED if row.method in report.recommendation.ties else BEST if row.method == report.recommendation.method else ""
         body.append(f"<tr><th>{escape(row.title)}{named}</th><td>{escape(row.problem) or weights}</td>{''.join(cells)}</tr>")
     meanings = "".join(f"<li>{escape(c.title)}: {escape(c.explanation)}</li>" for c in columns)
     unusual = "".join(f"<li>{escape(text)}</li>" for text in told)

@@ -1,4 +1,4 @@
-"""The recommendation: one sentence on which method to use, how sure that is and what it costs.
+"""The recommendation: one short sentence on which method to use, and others on how sure that is and what it costs.
 
 It is made from samples against held-out target images: the kernel distance in denoiser features, else the calibrated residual features.
 Never from denoising loss, since averaging lowers the loss without matching the population (design: "the ensemble effect"), and never from
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fusion import figures
 from fusion.evaluation.estimate import Estimate
 from fusion.evaluation.families import Descent
 from fusion.evaluation.features import difference_of_distances
@@ -36,9 +37,10 @@ KINDS = {"kid": "KID", "features": "distance in calibrated features"}
 
 @dataclass(frozen=True)
 class Recommendation:
-    """`method`: the nearest one, None without evidence. `lead`: how much nearer than the best single model (than the runner-up, where it
-    is that itself); `decided`: that is more than chance. `ties`: methods that cannot be told from it. `kind`: of evidence, a row's figure;
-    `value`: that of `method`. `copying`, `uncorrected`: methods left out, and why (`REASONS`).
+    """`sentence`: the verdict, short; `details`: sentences on how sure it is, its price, and who was left out. `method`: the nearest one,
+    None without evidence. `lead`: how much nearer than the best single model (than the runner-up, where it is that itself); `decided`: that
+    is more than chance. `ties`: methods that cannot be told from it; `rival`: the method that `lead` is over. `kind`: of evidence, a row's
+    figure; `value`: that of `method`. `copying`, `uncorrected`: methods left out, and why (`REASONS`).
     """
 
     sentence: str
@@ -47,9 +49,11 @@ class Recommendation:
     value: float | None = None
     decided: bool = False
     lead: Estimate | None = None
+    rival: str | None = None
     ties: tuple[str, ...] = ()
     copying: tuple[str, ...] = ()
     uncorrected: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
 
 def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.ndarray, *, kind: str = "kid", paired: bool = False,
@@ -68,17 +72,17 @@ def recommend(rows: Sequence, readings: Mapping[str, np.ndarray], held_out: np.n
     same = [row for row in compared[1:] if np.array_equal(readings[row.method], readings[compared[0].method])]  # such as weights by level
     others = [row for row in compared[1:] if row not in same]
     if not others:
-        return Recommendation(nothing_to_compare(compared, seen) + _left_out(out, None, kind), **methods_out)
+        return Recommendation(nothing_to_compare(compared, seen), **methods_out, details=_left_out(out, None, kind))
     best, level = compared[0], 1 - 0.05 / len(others)
     lead_of = _by_kernel if kind == "kid" else _by_means
     leads = {row.method: lead_of(row.method, best.method, readings, held_out, paired, level, descent) for row in others}
     ties = [*same, *(row for row in others if leads[row.method].low <= 0)]
     rival = next((row for row in others if row.method == "single"), others[0])
     lead, say = leads[rival.method], _single if best.method == "single" else _fused
-    sentence = say(best, rival, lead, KINDS[kind], getattr(best, kind), (len(readings[best.method]), len(held_out))) + _tied(best, ties)
-    sentence += "." + _left_out(out, best, kind)
-    value, tied = getattr(best, kind).value, tuple(row.method for row in ties)
-    return Recommendation(sentence, best.method, kind, value, bool(lead.low > 0), lead, tied, **methods_out)
+    sentence = say(best, rival, lead, _distances(KINDS[kind], getattr(best, kind), lead))
+    details = (_how_sure(rival, lead, len(readings[best.method]), len(held_out)), _costs(best, rival, ties), *_left_out(out, best, kind))
+    return Recommendation(sentence, best.method, kind, getattr(best, kind).value, bool(lead.low > 0), lead, rival.method,
+                          tuple(row.method for row in ties), **methods_out, details=details)  # fmt: skip
 
 
 def _by_kernel(method: str, best: str, readings, held_out, paired: bool, level: float, descent: Descent) -> Estimate:
@@ -92,26 +96,45 @@ def _by_means(method: str, best: str, readings, held_out, paired: bool, level: f
     return difference_of_distances(readings[method], readings[best], held_out, paired=paired, level=level, families=kin)
 
 
-def _fused(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) -> str:
-    """The nearest method is not the single model: does it earn its price?"""
+def _fused(best, rival, lead: Estimate, distances: str) -> str:
+    """The nearest method is not the single model."""
     other = "the best single model" if rival.method == "single" else rival.title
-    sure, samples, images = lead.low > 0, _counted(counts[0], "sample"), _counted(counts[1], "held-out image")
-    said = "more than chance explains" if sure else f"within noise at {samples} a method: draw more to be sure"
-    return (
-        f"Recommended{'' if sure else ', but not certain'}: {best.title}. Its samples come nearer to the {images} than "
-        f"those of {other} ({kind} {distance.value:.3g} against {distance.value + lead.value:.3g}, a difference of {_difference(lead)}, "
-        f"{said}), {price(best, rival)}"
-    )
+    if lead.low > 0:
+        return f"Recommended: {best.title}. It comes nearer to the held-out images than {other} by more than chance explains ({distances})."
+    return f"Recommended, but not certain: {best.title}. Its lead over {other} is within noise ({distances})."
 
 
-def _single(best, rival, lead: Estimate, kind: str, distance: Estimate, counts) -> str:
+def _single(best, rival, lead: Estimate, distances: str) -> str:
     """Nothing beats the single model: say whether that is certain."""
-    sure, samples, images = lead.low > 0, _counted(counts[0], "sample"), _counted(counts[1], "held-out image")
-    said = "more than chance explains" if sure else f"within noise at {samples} a method: draw more to be sure"
-    return (
-        f"Recommended{'' if sure else ', but not certain'}: {best.title}. No other method's samples come nearer to the {images} "
-        f"({kind} {distance.value:.3g}); the next, {rival.title}, lies {_difference(lead)} farther, {said}, {price(rival, best)}"
-    )
+    if lead.low > 0:
+        return f"Recommended: {best.title}. The next, {rival.title}, is farther by more than chance explains ({distances})."
+    return f"Recommended, but not certain: {best.title}. Its lead over the next, {rival.title}, is within noise ({distances})."
+
+
+def _distances(kind: str, distance: Estimate, lead: Estimate) -> str:
+    """`KID 0.008 against 0.013`: both with the decimals that the difference bears."""
+    values = (distance.value, distance.value + lead.value)
+    places = figures.decimals(values, [figures.half(lead.low, lead.high)])
+    return f"{kind} {' against '.join(figures.figure(value, places=places) for value in values)}"
+
+
+def _how_sure(rival, lead: Estimate, samples: int, images: int) -> str:
+    """The difference with its interval, and what it was measured on."""
+    ends = figures.interval(lead.low, lead.high)
+    told = f"{figures.figure(lead.value, figures.half(lead.low, lead.high))}, 95 % interval {ends}" if ends else (
+        f"{figures.figure(lead.value)}; so few images give no interval")  # fmt: skip
+    more = "" if lead.low > 0 else ": draw more to be sure"
+    return (f"The difference to {rival.title} is {told}, by {_counted(samples, 'sample')} a method and {_counted(images, 'held-out image')}"
+            f"{more}.")  # fmt: skip
+
+
+def _costs(best, rival, ties) -> str:
+    """What the recommended method costs, and which of those that cannot be told from it costs least."""
+    against = rival if best.method != "single" else best
+    row = best if best.method != "single" else rival
+    said = f"{row.title} comes {price(row, against)}"
+    cheapest = _cheapest([best, *ties])
+    return said + ("." if not ties or cheapest is best else f"; of those not told apart, {cheapest.title} costs least.")
 
 
 def nothing_to_compare(compared, seen) -> str:
@@ -124,32 +147,18 @@ def nothing_to_compare(compared, seen) -> str:
     return ONLY.format(why=f"{compared[0].title} alone was measured") if compared else NONE
 
 
-def _left_out(out: Mapping[str, list], best, kind: str) -> str:
+def _left_out(out: Mapping[str, list], best, kind: str) -> tuple[str, ...]:
     """A sentence for every reason for which methods were left out, with how near they came; empty without any."""
     near = lambda row: best is not None and getattr(row, kind).value < getattr(best, kind).value  # noqa: E731
-    nearer = lambda row: f" (nearer: {KINDS[kind]} {getattr(row, kind).value:.3g})" if near(row) else ""  # noqa: E731
+    own = lambda row: getattr(row, kind)  # noqa: E731
+    at = lambda row: figures.figure(own(row).value, figures.half(own(row).low, own(row).high))  # noqa: E731
+    nearer = lambda row: f" (nearer: {KINDS[kind]} {at(row)})" if near(row) else ""  # noqa: E731
     told = {why: "; ".join(row.title + nearer(row) for row in rows) for why, rows in out.items() if rows}
-    return "".join(f" Left out {REASONS[why]}: {names}." for why, names in told.items())
+    return tuple(f"Left out {REASONS[why]}: {names}." for why, names in told.items())
 
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _difference(lead: Estimate) -> str:
-    if not np.isfinite([lead.low, lead.high]).all():
-        return f"{lead.value:.2g} (so few images give no interval)"
-    return f"{lead.value:.2g} ({lead.low:.2g} to {lead.high:.2g})"
-
-
-def _tied(best, ties) -> str:
-    """The methods that cannot be told from the best, and which of all these costs least; empty without any."""
-    if not ties:
-        return ""
-    cheapest = _cheapest([best, *ties])
-    names = ", ".join(row.title for row in ties)
-    least = "" if cheapest is best else ", which costs least" if len(ties) == 1 else f" ({cheapest.title} costs least)"
-    return f"; not told apart from it: {names}{least}"
 
 
 def _cheapest(rows):

@@ -12,6 +12,7 @@ from fusion.evaluation.columns import FIGURES, Column, notes, shown
 from fusion.evaluation.estimate import Estimate
 from fusion.evaluation.html import page
 from fusion.evaluation.recommendation import NONE, Recommendation
+from fusion.evaluation.record import record
 from fusion.evaluation.text import table
 from fusion.methods import Cost, Sample
 from models import room
@@ -63,6 +64,11 @@ class Report:
         """The recommendation's sentence."""
         return self.recommendation.sentence
 
+    def record(self) -> tuple[str, ...]:
+        """How often such recommendations were right, in a sentence; nothing where nothing is recommended."""
+        known = record(int(self.settings.get("held-out images", 0))) if self.recommendation.method else None
+        return () if known is None else (str(known),)
+
     def columns(self) -> tuple[Column, ...]:
         """The columns that have anything to show, with what they mean."""
         return shown(self.rows)
@@ -73,7 +79,8 @@ class Report:
     def to_dict(self) -> dict:
         """Plain JSON values, without images; figures that are not finite become None."""
         content = {key: getattr(self, key) for key in ("verdict", "models", "prompts", "seeds", "settings", "fit", "stopped")}
-        told = {"recommendation": asdict(self.recommendation), "columns": [asdict(column) for column in self.columns()]}
+        told = {"recommendation": asdict(self.recommendation), "record": list(self.record())}
+        told["columns"] = [asdict(column) for column in self.columns()]
         return plain(content | told | {"rows": [_row(row) for row in self.rows]})
 
     def to_json(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from fusion.studies import evidence_report
 from fusion.studies.fidelity import portraits_ensemble
 from fusion.studies.method_bench import Bench, applied
 from fusion.studies.portrait_evidence import copying, families, judged, latents
-from fusion.studies.portrait_samples import STEPS, Pictures
+from fusion.studies.portrait_samples import STEPS, Pictures, joined
 from fusion.studies.shelf import Shelf, keep, kept, undamaged
 from fusion.target import Target
 from models.catalog import REPOSITORY
@@ -63,6 +64,7 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
         drawn[target, seed, name] = benches[target].cell(name, seed, stop)
         if progress is not None:
             progress(number + 1, len(jobs), f"{target}, {name}, seed {seed}")
+    together = {}  # target: what all its seeds show, which is what is recommended
     for target, bench in benches.items():
         pictures = {}  # of all seeds, since one trained network draws for all of them
         for (_, _, name), cell in (item for item in drawn.items() if item[0][0] == target and item[1] is not None):
@@ -72,7 +74,10 @@ def run(out: Path, work: Path, *, quick: bool = False, seeds: int | None = None,
             cells = {n: cell for (t, s, n), cell in drawn.items() if (t, s) == (target, seed) and cell is not None}
             if len(cells) > 1:
                 results.append(_weighed(bench, seed, cells, residual if seed == 0 else 0, chances) | {"alone": _alone(bench, seed, stop)})
-    return evidence_report.write(out, results, {
+        if any(one["target"] == target for one in results):
+            costs = {row["method"]: Cost(**row["cost"]) for one in results if one["target"] == target for row in one["rows"]}
+            together[target] = _together(bench, {name: parts for name, parts in pictures.items() if parts}, costs, chances)
+    return evidence_report.write(out, results, together, {
         "samples": count, "seeds": seeds, "steps": steps, "fitted": len(bench.fitted), "held_out": len(bench.held), "residual": residual,
         "methods": list(methods), "complete": len(drawn) == len(jobs) and None not in drawn.values()})  # fmt: skip
 
@@ -105,6 +110,14 @@ def _weighed(bench: Bench, seed: int, cells: Mapping[str, tuple[Pictures | None,
     problems = {name: told["problem"] for name, (_, told) in cells.items() if "problem" in told}
     return {"target": bench.name, "seed": seed, "rows": found, "problems": problems, "recommendation": asdict(recommendation),
             "fit": fit.summary()}  # fmt: skip
+
+
+def _together(bench: Bench, parts: Mapping[str, list[Pictures]], costs: Mapping[str, Cost], chances: Mapping) -> dict:
+    """The recommendation from the samples of all seeds, and each method's distances by them: one truth for sentence and table."""
+    drawn = {name: reduce(joined, some) for name, some in parts.items()}
+    rows, recommendation = judged(drawn, bench.held_pictures, TARGET_POPULATIONS[bench.name], costs, chances)
+    return {"recommendation": asdict(recommendation), "kid": {row.method: asdict(row.kid) for row in rows},
+            "diversity": {row.method: asdict(row.diversity) for row in rows}}  # fmt: skip
 
 
 def _alone(bench: Bench, seed: int, stop) -> dict[str, list[int]]:

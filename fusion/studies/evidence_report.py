@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,18 +28,20 @@ and weighed on its {held_out} held-out ones. A seed changes the sampling seeds a
 searches or trains is found once for each target, so that the spread over seeds leaves out that of training.
 
 In each cell: the mean over seeds with half of Student's 95 % interval for it (±), then in brackets the 95 % interval over the samples of
-one seed, its ends averaged over seeds. Population (total variation to the target's known one, by the probe) is of the samples of all seeds
-together, value and brackets alike; its ± is that of the seeds' own values, which lie higher, since few samples measure farther. The floor
-is what a perfect sampler measures with as many samples. Losses of all seeds are on the same pictures and noise, so that ± is of the fitted
-weights alone. Calibrated features were read on {residual} samples of the first seed. Images that the exact barycenter resampled into one
-another count as one in its intervals. Remarks follow from the figures of all seeds, as they stand in the table. The recommendation of a
-seed sees its samples and the held-out images alone, and no population.
+one seed, its ends averaged over seeds. Population (total variation to the target's known one, by the probe), KID and diversity are of the
+samples of all seeds together, value and brackets alike; their ± is that of the seeds' own values, which lie higher for population, since
+few samples measure farther. The floor is what a perfect sampler measures with as many samples. Losses of all seeds are on the same
+pictures and noise, so that ± is of the fitted weights alone. Calibrated features were read on {residual} samples of the first seed.
+Images that the exact barycenter resampled into one another count as one in its intervals. Remarks follow from the figures of all seeds, as
+they stand in the table. A recommendation sees samples and held-out images alone, and no population: that of all seeds is what the page
+shows, those of single seeds tell how firm it is.
 """
 
 
-def write(out: Path, results: list[dict], settings: dict) -> dict:
-    """README.md, evidence.json, evidence.csv and the figures; returns what the JSON holds."""
-    targets = {target: _target(target, [one for one in results if one["target"] == target])
+def write(out: Path, results: list[dict], together: dict[str, dict], settings: dict) -> dict:
+    """README.md, evidence.json, evidence.csv and the figures; returns what the JSON holds. `together`: target -> what the samples of all
+    its seeds show."""
+    targets = {target: _target(target, [one for one in results if one["target"] == target], together[target])
                for target in dict.fromkeys(one["target"] for one in results)}  # fmt: skip
     columns = [asdict(column) for column in COLUMNS if column.name != "seconds"]
     summary = plain({"settings": settings, "columns": columns, "targets": targets})
@@ -65,7 +66,7 @@ def write(out: Path, results: list[dict], settings: dict) -> dict:
     return summary
 
 
-def _target(target: str, seeds: list[dict]) -> dict:
+def _target(target: str, seeds: list[dict], together: dict) -> dict:
     """One target's table as plain values: figures over seeds and samples, costs, remarks, what was recommended."""
     rows, truth = [], TARGET_POPULATIONS[target].ravel()
     for first in seeds[0]["rows"]:
@@ -77,6 +78,9 @@ def _target(target: str, seeds: list[dict]) -> dict:
         over = figures["population"]["seeds"]
         figures["population"] |= {"value": pooled.value, "samples": [pooled.low, pooled.high], "floor": pooled.floor,
                                   "seeds": None if over is None else [end + move for end in over]}  # fmt: skip
+        for name in ("kid", "diversity"):
+            one = together[name][first["method"]]
+            figures[name] |= {"value": one["value"], "samples": [one["low"], one["high"]]}
         rows.append({key: first[key] for key in ("method", "title", "cost", "preparing", "effective")} | {
             "figures": figures, "notes": _notes(same, figures), "seconds": _mean([row["seconds"] for row in same])})  # fmt: skip
     floor = distance_of_counts(np.sum([seeds[0]["rows"][0]["cells"]] * len(seeds), 0), truth, known=True).floor
@@ -85,8 +89,8 @@ def _target(target: str, seeds: list[dict]) -> dict:
            for number, one in enumerate(seeds) for row in one["rows"]]  # fmt: skip
     alike = not_told_apart(own, "value", min(rows, key=_distance)["method"])
     return {"rows": rows, "not_told_apart": alike, "floor": floor, "problems": seeds[0]["problems"], "fit": seeds[0]["fit"],
-            "recommendations": [one["recommendation"] for one in seeds], "truth": min(rows, key=_distance)["method"],
-            "alone": _alone(seeds, truth)}  # fmt: skip
+            "recommendation": together["recommendation"], "recommendations": [one["recommendation"] for one in seeds],
+            "truth": min(rows, key=_distance)["method"], "alone": _alone(seeds, truth)}  # fmt: skip
 
 
 def _alone(seeds: list[dict], truth: np.ndarray) -> dict[str, list[float]]:
@@ -136,13 +140,13 @@ def _over_samples(figure: dict | None) -> Estimate | None:
 
 
 def _recommended(found: dict) -> list[str]:
-    """Titles of the methods that most seeds recommend."""
-    counts = Counter(one["method"] for one in found["recommendations"])
-    return [row["title"] for row in found["rows"] if counts[row["method"]] == max(counts.values())]
+    """Title of the method that all seeds together recommend."""
+    return [row["title"] for row in found["rows"] if row["method"] == found["recommendation"]["method"]]
 
 
 def _told(found: dict) -> str:
-    sentences = [f"* Seed {seed}: {one['sentence']}\n" for seed, one in enumerate(found["recommendations"])]
+    told = " ".join([found["recommendation"]["sentence"], *found["recommendation"]["details"]])
+    sentences = [f"* Seed {seed} alone: {one['sentence']}\n" for seed, one in enumerate(found["recommendations"])]
     near = min(found["rows"], key=_distance)
     titles = {row["method"]: row["title"] for row in found["rows"]}
     alike = [titles[name] for name in found["not_told_apart"]]
@@ -150,10 +154,10 @@ def _told(found: dict) -> str:
     nearest = f"{near['title']}, {_distance(near):.3f} (floor {found['floor']:.3f}){doubt}"
     alone = "; ".join(f"{name} {value:.3f} ({low:.3f} to {high:.3f})" for name, (value, low, high) in found["alone"].items())
     named = sum(one["method"] == near["method"] for one in found["recommendations"])
-    told = f"\nTruly nearest in population: {nearest}. {named} of {len(sentences)} seeds recommend it.\n"
+    truth = f"\nTruly nearest in population: {nearest}. {named} of {len(sentences)} seeds alone recommend it.\n"
     if alone:
-        told += f"\nEach model alone, of which the best single model is the one that the fit takes to be nearest: {alone}.\n"
-    return "".join(sentences) + told
+        truth += f"\nEach model alone, of which the best single model is the one that the fit takes to be nearest: {alone}.\n"
+    return f"**All seeds together.** {told}\n\n{''.join(sentences)}{truth}"
 
 
 def _lines(found: dict) -> list[dict]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from . import prompts, state, texts
 
-PARTS = {"lang", "models", "mode", "weights", "example", "prompt", "seed", "images", "steps", "guidance", "negative", "clip_skip"}
+PARTS = {"lang", "models", "mode", "weights", "example", "prompt", "seed", "images", "steps", "guidance", "negative", "clip_skip",
+         "pictures"}  # fmt: skip
 
 
 def query(session: state.Session) -> str:
@@ -19,7 +20,7 @@ def query(session: state.Session) -> str:
     if weights is not None:
         parts["weights"] = ",".join(f"{w:.4f}" for w in weights)
     if session.example:
-        parts["example"] = session.example
+        parts |= {"example": session.example, "pictures": len(session.pictures)}
     plan = session.plan
     parts |= {"prompt": prompts.joined(plan.prompts), "seed": plan.first_seed, "images": plan.count, "steps": plan.steps}
     if plan.guidance is not None:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from fusion import figures
+
 from .state import COLOURS, MARKS
 
 DASHES = ("", "7 4", "2 4", "10 3 2 3", "4 4", "1 3", "12 5", "6 2 1 2")
@@ -95,11 +97,6 @@ def ticks(low: float, high: float, about: int = 5) -> tuple[list[float], int]:
     return [round(n * step, places) + 0.0 for n in range(first, last + 1)], places
 
 
-def fixed(value: float, places: int) -> str:
-    """A number with so many decimals and a true minus sign."""
-    return f"{value:.{places}f}".replace("-", "−")
-
-
 def lines(
     names: Sequence[str], xs: Sequence[float], series, *, x_title: str, y_title: str, label: str, emphasis: Sequence[str] = ()
 ) -> str:
@@ -119,13 +116,13 @@ def lines(
     for v in marked:
         parts.append(
             f'<path class="axis" d="M{left} {py(v):.1f}H{width - 20}"/>'
-            f'<text x="{left - 8}" y="{py(v) + 5:.1f}" text-anchor="end">{fixed(v, places)}</text>'
+            f'<text x="{left - 8}" y="{py(v) + 5:.1f}" text-anchor="end">{figures.figure(v, places=places)}</text>'
         )
     across, places = ticks(x0, x1, 8)
     for x in (x for x in across if x0 <= x <= x1):
         parts.append(
             f'<path class="axis" d="M{px(x):.1f} {height - bottom}v5"/>'
-            f'<text x="{px(x):.1f}" y="{height - bottom + 24}" text-anchor="middle">{fixed(x, places)}</text>'
+            f'<text x="{px(x):.1f}" y="{height - bottom + 24}" text-anchor="middle">{figures.figure(x, places=places)}</text>'
         )
     parts.append(
         f'<text x="{(left + width) / 2}" y="{height - 8}" text-anchor="middle">{escape(x_title)}</text>'
@@ -145,12 +142,17 @@ def lines(
     return "".join(parts) + "</svg>"
 
 
+def column_places(found: Sequence[dict]) -> int:
+    """Decimals that these figures have wherever they stand side by side: `{"value", "low", "high"}` each."""
+    return figures.decimals([f["value"] for f in found], [figures.half(f["low"], f["high"]) for f in found])
+
+
 def dots(names: Sequence[str], found: Sequence[dict], *, label: str) -> str:
     """One row per name: a dot at `value`, a line from `low` to `high`, a tick at `floor` (chance alone) where there is one."""
     width, left, high = 400, 150, 30
     ends = [v for f in found for v in (f["value"], f["low"], f["high"], f.get("floor")) if v is not None and math.isfinite(v)]
     low, top = min([0.0, *ends]), max([1e-12, *ends])
-    places = max(0, 2 - math.floor(math.log10(top - low)))
+    places = column_places(found)
 
     def px(v: float | None) -> float:
         return left + (min(max(low if v is None else v, low), top) - low) / (top - low) * (width - left - 56)
@@ -163,7 +165,7 @@ def dots(names: Sequence[str], found: Sequence[dict], *, label: str) -> str:
             f'<path d="M{px(f["low"]):.1f} {y}H{px(f["high"]):.1f}" stroke="{colour(n)}" stroke-width="2.5"/>'
             f'<text x="{px(f["value"]):.1f}" y="{y + 5}" text-anchor="middle" style="fill:{colour(n)};font-size:15px">'
             f"{MARKS[n % len(MARKS)]}</text>"
-            f'<text x="{width - 4}" y="{y + 4}" text-anchor="end">{fixed(f["value"], places)}</text>'
+            f'<text x="{width - 4}" y="{y + 4}" text-anchor="end">{figures.figure(f["value"], places=places)}</text>'
         )
         if f.get("floor") is not None:
             rows.append(f'<path d="M{px(f["floor"]):.1f} {y - 8}v16" stroke="currentColor" stroke-width="1.5" opacity=".5"/>')

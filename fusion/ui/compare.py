@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from fusion.methods.training import found_of
+
 from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, prompts, state, texts, vote
 from .panel import notes, progress, section
 
@@ -103,9 +105,10 @@ def _head(session, column) -> str:
     if column.trained:  # images drawn with it can be drawn again only where its file is
         name = Path(column.trained).name
         price += f'<br><a href="{state.link(column.trained)}" download="{escape(name)}">{say("compare.trained")}</a>'
+    found = f'<small class="warned">{escape(texts.translate(session.language, column.found))}</small>' if column.found else ""
     return (
         f'<div class="col"><strong>{say(f"method.{column.method}")}</strong>{old}<small class="soft">{weights}</small>'
-        f'<small class="faint">{price}</small></div>'
+        f'{found}<small class="faint">{price}</small></div>'
     )
 
 
@@ -236,7 +239,7 @@ def keep(session, column, sample, cards, plan) -> None:
     column.shots[(shot.prompt, shot.seed)] = shot
     column.weights = shot.weights
     if getattr(sample, "trained", None) is not None:
-        column.trained = str(session.folder / sample.trained.file)
+        column.trained, column.found = str(session.folder / sample.trained.file), found_of(sample.trained)
 
 
 # ------------------------------------------------------------------------------------------------ settings

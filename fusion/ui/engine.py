@@ -170,13 +170,14 @@ def calibrated(chosen, samples: int, prompts, settings: dict, folder: Path | Non
                kept=kept)  # fmt: skip
 
 
-def refit(gram_path: Path, chosen):
-    """The fit of a stored statistic: no network runs. None if it does not hold all the chosen models. Frozen, so visitors may share it."""
-    return _refit(gram_path, gram_path.stat().st_mtime_ns, tuple(chosen))
+def refit(gram_path: Path, chosen, count: int | None = None):
+    """The fit of a stored statistic, of its first `count` images (None: all): no network runs. None if it does not hold all the chosen
+    models. Frozen, so visitors may share it."""
+    return _refit(gram_path, gram_path.stat().st_mtime_ns, tuple(chosen), count)
 
 
 @functools.lru_cache(maxsize=32)
-def _refit(gram_path: Path, _changed: int, chosen: tuple):
+def _refit(gram_path: Path, _changed: int, chosen: tuple, count: int | None):
     from fusion.fitting import fit_all
     from fusion.objective import ResidualGram
 
@@ -184,7 +185,7 @@ def _refit(gram_path: Path, _changed: int, chosen: tuple):
     names = [c.title for c in chosen]
     if not names or not set(names) <= set(gram.names):
         return None
-    gram = gram.select(members=[gram.names.index(n) for n in names])
+    gram = gram.select(None if count is None else range(count), [gram.names.index(n) for n in names])
     return fit_all(gram, shipped_calibration(chosen, gram))
 
 

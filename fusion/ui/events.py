@@ -24,6 +24,7 @@ from . import (
     first_screen,
     fit,
     header,
+    hero,
     measure,
     measured,
     methods,
@@ -41,7 +42,7 @@ from . import (
 
 PANELS = {
     "head": header.render,
-    "hero": first_screen.render,
+    "hero": hero.render,
     "models": models_section.render,
     "target_head": target.render_head,
     "target": target.render,
@@ -140,7 +141,7 @@ def on_load(session: state.Session, tab: str, request: gr.Request) -> list:
         start(session)
     example = params.get("example", "")
     if target.has_example(example):
-        target.take_example(session, {"name": example})
+        target.take_example(session, {"name": example, "count": params.get("pictures")})
     bad = address.restore(session, params, set(engine.cards()))
     if "models" in params and session.pictures:
         session.fit = None

@@ -6,6 +6,8 @@ from html import escape
 
 import numpy as np
 
+from fusion import figures
+
 from . import charts, engine, models_section, reading, state, texts
 
 TABS = ("level", "explains", "correlation", "metrics", "population")
@@ -52,7 +54,8 @@ def _level(session) -> str:
         y_title=tell("evidence.level_y"),
         label=tell("evidence.level"),
     )
-    rows = [[f"{x:.2f}", *(f"{s[n]:.4f}" for s in series)] for n, x in enumerate(centres)]
+    shown = figures.figure
+    rows = [[shown(x, places=2), *(shown(s[n], places=4) for s in series)] for n, x in enumerate(centres)]
     return (
         _lead(session, "evidence.level_help")
         + charts.legend(names)
@@ -98,7 +101,7 @@ def _correlation(session) -> str:
     matrix = gram.mean("simple", smooth=True)
     scale = np.sqrt(np.outer(np.diag(matrix), np.diag(matrix)))
     values = matrix / np.maximum(scale, 1e-300)
-    rows = [[n, *(f"{v:.3f}" for v in values[k])] for k, n in enumerate(gram.names)]
+    rows = [[n, *(figures.figure(v, places=3) for v in values[k])] for k, n in enumerate(gram.names)]
     return (
         _lead(session, "evidence.correlation_help")
         + charts.heatmap(gram.names, gram.names, values, label=tell("evidence.correlation"), signed=True, top=1.0)
@@ -124,28 +127,17 @@ def _metrics(session) -> str:
     body = charts.plain_table([tell("word.model"), tell("evidence.loss")], rows) + charts.plain_table(
         [tell("evidence.gain"), tell("evidence.gain_value")], gains
     )
-    return _lead(session, "evidence.metrics_help") + f'<div class="pair">{body}</div>' + (_measured(session) if session.example else "")
+    return _lead(session, "evidence.metrics_help") + f'<div class="pair">{body}</div>'
 
 
 def _gain(record) -> str:
-    if record is None:
-        return "–"
-    return f"{100 * record.relative:+.2f} %  ({record.interval[0]:+.2e} … {record.interval[1]:+.2e})"
-
-
-def _measured(session) -> str:
-    from . import first_screen
-
-    stored = first_screen.stored(session.example)
-    if stored is None:
-        return ""
-    rows = [
-        [first_screen.title(session, d["method"]), f"{d['value']:.3f}", f"{d['low']:.3f}–{d['high']:.3f}",
-         d["samples"], f"{d['floor']:.3f}"]  # fmt: skip
-        for d in stored["distances"]
-    ]
-    heads = [session.tell(k) for k in ("word.method", "evidence.distance", "word.interval", "word.samples", "evidence.floor")]
-    return f"<h3>{session.say('evidence.measured')}</h3>" + charts.plain_table(heads, rows)
+    """`1.20 % (−0.41 … 2.81 %)`: the loss saved and its interval, as shares of the baseline's loss; a dash where there is nothing to save
+    against, as for the baseline itself."""
+    if record is None or not record.relative:
+        return figures.NOTHING
+    baseline = record.mean / record.relative
+    value, low, high = (100 * one / baseline for one in (record.mean, *record.interval))
+    return f"{figures.figure(value, figures.half(low, high))} % ({figures.interval(low, high, to=' … ')} %)"
 
 
 def _audited(session, groups: list[tuple[str, list[str], int]]) -> list[dict]:
@@ -178,7 +170,8 @@ def _population(session) -> str:
         + "</figure>"
         for a in audit
     )
-    rows = [[a["name"], a["count"], f"{a['distance']:.2f}", f"{a['low']:.2f}–{a['high']:.2f}", f"{a['floor']:.2f}"] for a in audit[1:]]
+    rows = [[a["name"], a["count"], figures.figure(a["distance"], places=2), figures.interval(a["low"], a["high"], places=2, to="–"),
+             figures.figure(a["floor"], places=2)] for a in audit[1:]]
     table = (
         charts.plain_table(
             [session.tell(k) for k in ("word.method", "word.samples", "evidence.distance", "word.interval", "evidence.floor")], rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from html import escape
 
+from fusion import figures
 from models.room import is_full, told
 
 from . import charts, engine, jobs, models_section, texts
@@ -107,11 +108,11 @@ def verdicts(session) -> list[tuple[str, str]]:
     """`(kind, sentence)` of everything that limits the answer."""
     tell, fit, said = session.tell, session.fit, []
     if fit.calibrated is not None and fit.calibrated.outside_:
-        outside = tell("fit.outside", p=_p(fit.calibrated.p_value_))
+        outside = tell("fit.outside", p=figures.chance(fit.calibrated.p_value_))
         one = fit.calibrated.captions_ == 1 and len(fit.gram) > 1
         said.append(("warn", outside + (" " if session.language == "en" else "") + tell("fit.captions") if one else outside))
     elif fit.calibrated is not None:
-        said.append(("info", tell("fit.inside", p=_p(fit.calibrated.p_value_))))
+        said.append(("info", tell("fit.inside", p=figures.chance(fit.calibrated.p_value_))))
     if fit.undecided:
         said.append(("warn", tell("fit.undecided")))
     if not fit.published.determined_:
@@ -127,10 +128,6 @@ def _verdicts(session) -> str:
     return (f'<p class="soft">{calm}</p>' if calm else "") + "".join(
         f'<div class="note warn" role="status">{text}</div>' for kind, text in said if kind == "warn"
     )
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def run(session):

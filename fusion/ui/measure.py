@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections import Counter
 from html import escape
 
-from . import captions, draw, engine, fit, gathering, jobs, measured, methods, mixer, models_section, state, target, texts, uploads
+from . import captions, draw, engine, fit, gathering, jobs, measured, methods, mixer, models_section, state, target, uploads
 from .panel import drop_words, notes, progress, section
 
 FOLDER = engine.ASSETS / "studies" / "evidence"  # where the study of that name writes
@@ -94,9 +93,8 @@ def _stored(file, _changed: int, name: str) -> dict | None:
         return None
     rows = [_row(row) for row in found["rows"]]
     rows += [{"method": m, "title": m, "cost": None, "notes": {}, "problem": why} for m, why in found["problems"].items()]
-    seeds = found["recommendations"]
-    best, votes = Counter(one["method"] for one in seeds).most_common(1)[0]
-    said = next(one for one in seeds if one["method"] == best)
+    seeds, said = found["recommendations"], found["recommendation"]
+    votes = sum(one["method"] == said["method"] for one in seeds)
     kept = ("steps", "samples", "seeds", "fitted", "held_out")
     return {"rows": rows, "columns": data["columns"], "recommendation": said, "stopped": not data["settings"]["complete"],
             "votes": [votes, len(seeds)], "read": data["settings"]["residual"],
@@ -201,8 +199,17 @@ def run(session):
     yield
 
 
-def verdict(session) -> str:
-    """For the report: the recommendation, or that there is none."""
-    report = session.report or stored(session.example)
-    return measured.recommendation(session, report) if report else texts.say(session.language, "measure.none")
+def current(session) -> dict | None:
+    """The report that belongs to what is chosen now: the visitor's own, else the example's; None without. Hero, section 5 and the report
+    on paper rest on the same one."""
+    if session.report is not None and session.report["key"] == key(session) and not session.stale():
+        return session.report
+    return stored(session.example)
 
+
+def verdict(session) -> str:
+    """For the report: the recommendation and what stands beside it, or that there is none."""
+    report = current(session)
+    if report is None:
+        return session.tell("measure.none")
+    return " ".join([measured.recommendation(session, report), *measured.beside(session, report)])

@@ -5,8 +5,10 @@ It shows plain values, as `fusion.evaluation.Report.to_dict` gives them: of this
 
 from __future__ import annotations
 
-import math
 from html import escape
+
+from fusion import figures
+from fusion.evaluation.record import record
 
 from . import charts, texts
 
@@ -20,11 +22,10 @@ TEXTS = ("kid", "features", "population", "diversity", "copies", "effective", "l
 def render(session, report: dict, *, key: str) -> str:
     """Recommendation, table and plots. `key` tells this table from others on the page, for sorting."""
     columns = told(report)
-    said = escape(recommendation(session, report))
-    if report.get("votes"):
-        said += " " + session.say("measure.votes", votes=report["votes"][0], seeds=report["votes"][1], read=report["read"])
+    more = f'<p class="soft">{escape(" ".join(beside(session, report)))}</p>'
     return (
-        f'<p class="verdict" data-recommended="{escape(report["recommendation"].get("method") or "")}">{said}</p>'
+        f'<p class="verdict" data-recommended="{escape(report["recommendation"].get("method") or "")}">'
+        f"{escape(recommendation(session, report))}</p>{more}"
         f"{_table(session, report, columns, key)}{_plots(session, report, columns)}{_legend(session, columns)}"
     )
 
@@ -34,13 +35,12 @@ def told(report: dict) -> list[dict]:
     trained."""
     found = {c["name"]: [v for row in report["rows"] if (v := number(row, c["name"])) is not None] for c in report["columns"]}
     shown = [c for c in report["columns"] if found[c["name"]] and (c["name"] != "training_seconds" or any(found[c["name"]]))]
-    return [c | {"places": _places(found[c["name"]]) if c["name"] in ESTIMATES else None} for c in shown]
+    return [c | {"places": places_of(report, c["name"]) if c["name"] in ESTIMATES else None} for c in shown]
 
 
-def _places(values: list[float]) -> int | None:
-    """Decimals that all figures of a column have, so that they can be compared at a glance; None: each what it deserves."""
-    largest = max(map(abs, values))
-    return 3 if 0.01 <= largest < 10 else 4 if 0.001 <= largest < 0.01 else None
+def places_of(report: dict, name: str) -> int:
+    """Decimals that all figures of a column have, so that they can be compared at a glance, wherever on the page they stand."""
+    return charts.column_places([row[name] for row in report["rows"] if isinstance(row.get(name), dict)])
 
 
 def title(session, column: dict) -> str:
@@ -102,8 +102,7 @@ def _head(session, column: dict, key: str, by: str | None, descending: bool) -> 
 
 def _row(session, row: dict, columns: list[dict], report: dict, best: dict) -> str:
     name = method_title(session, row)
-    recommended = row["method"] == report["recommendation"].get("method")
-    star = f' <span class="badge">{session.say("measure.recommended")}</span>' if recommended else ""
+    star = f' <span class="badge">{session.say(f"measure.{place}")}</span>' if (place := placed(report, row)) else ""
     if row.get("problem"):
         reason = escape(texts.translate(session.language, row["problem"]))
         return f'<tr><th scope="row">{escape(name)}</th><td colspan="{len(columns)}">{reason}</td></tr>'
@@ -111,6 +110,15 @@ def _row(session, row: dict, columns: list[dict], report: dict, best: dict) -> s
     said = escape(texts.translate(session.language, (row.get("notes") or {}).get("method", "")))
     mark = f'<span class="faint" title="{said}" aria-label="{said}">*</span>' if said else ""
     return f'<tr><th scope="row">{escape(name)}{mark}{star}</th>{cells}</tr>'
+
+
+def placed(report: dict, row: dict) -> str:
+    """How a row stands to the recommendation: `recommended`, `tied`, `copying`, `uncorrected`, or empty for one that is farther."""
+    found, method = report["recommendation"], row["method"]
+    if method == found.get("method"):
+        return "recommended"
+    return next((place for place, names in (("tied", "ties"), ("copying", "copying"), ("uncorrected", "uncorrected"))
+                 if method in found.get(names, ())), "")  # fmt: skip
 
 
 def method_title(session, row: dict) -> str:
@@ -125,7 +133,7 @@ def _cell(session, row: dict, column: dict, best: float | None) -> str:
     said = explain(session, row, column)
     if value is None:
         return f'<td class="num faint" title="{escape(said)}" aria-description="{escape(said)}">–</td>'
-    text = digits(value, column["places"])
+    text = figures.figure(value, places=column["places"])
     text = f"<b>{text}</b>" if best is not None and value == best else text
     text += '<span class="faint" aria-hidden="true">*</span>' if note else ""
     if ends := _ends(found, column):
@@ -141,41 +149,25 @@ def explain(session, row: dict, column: dict) -> str:
         parts[0] += ": –"
     elif isinstance(found, dict):
         ends = _ends(found, column)
-        parts[0] += f": {digits(value, column['places'])}" + (f" ({session.tell('word.interval')}: {ends})" if ends else "")
+        parts[0] += f": {figures.figure(value, places=column['places'])}" + (f" ({session.tell('word.interval')}: {ends})" if ends else "")
         if found.get("floor") is not None:
-            parts.append(session.tell("measure.floor", value=digits(found["floor"])))
+            parts.append(session.tell("measure.floor", value=figures.figure(found["floor"], places=column["places"])))
         if found.get("seeds"):
-            parts.append(session.tell("measure.seeds", low=_end(found["seeds"][0]), high=_end(found["seeds"][1])))
+            low, high = (figures.figure(end, places=column["places"]) for end in found["seeds"])
+            parts.append(session.tell("measure.seeds", low=low, high=high))
     else:
-        parts[0] += f": {digits(value)}"
+        parts[0] += f": {figures.figure(value)}"
     note = (row.get("notes") or {}).get(name)
     parts += [texts.translate(session.language, note)] if note else []
     return ". ".join(p.rstrip(".。") for p in [*parts, meaning(session, column)]) + "."
 
 
-def digits(value: float, places: int | None = None) -> str:
-    """A figure with so many decimals; None: as many digits as it deserves: 1,234, 12.3, 0.123, 1.2e-05."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if places is not None:
-        return f"{value:.{places}f}".replace("-0." + "0" * places, "0." + "0" * places)
-    size = abs(value)
-    if size >= 100 or value == int(value):
-        return f"{value:,.0f}"
-    if size >= 10:
-        return f"{value:.1f}"
-    return f"{value:.3f}" if size >= 0.01 else f"{value:.1e}" if size < 0.001 else f"{value:.4f}"
-
-
-def _end(value: float | None, places: int | None = None) -> str:
-    return "?" if value is None else digits(value, places)
-
-
 def _ends(found, column: dict) -> str:
-    """`0.1 … 0.2`; nothing where there is no interval: of plain numbers, of shares that are counted, of the baseline's own gain."""
+    """`0.1 … 0.2`; nothing where there is no interval: of plain numbers, of shares that are counted, of the baseline's own gain. An end
+    that is not known is a question mark."""
     if not isinstance(found, dict) or found["low"] == found["high"] is not None:
         return ""
-    return f"{_end(found['low'], column['places'])} … {_end(found['high'], column['places'])}"
+    return " … ".join("?" if end is None else figures.figure(end, places=column["places"]) for end in (found["low"], found["high"]))
 
 
 def _plots(session, report: dict, columns: list[dict]) -> str:
@@ -225,39 +217,57 @@ def _remarks(session, report: dict, columns: list[dict]) -> list[str]:
 
 def _plain_cell(row: dict, column: dict) -> str:
     value, ends = number(row, column["name"]), _ends(row.get(column["name"]), column)
-    return "–" if value is None else digits(value, column["places"]) + (f"\n{ends}" if ends else "")
+    return "–" if value is None else figures.figure(value, places=column["places"]) + (f"\n{ends}" if ends else "")
 
 
 # ------------------------------------------------------------------------------------------------ the sentence
 
 
 def recommendation(session, report: dict) -> str:
-    """The report's own sentence; in Japanese the same statement built from its parts."""
+    """The verdict in one short sentence, made of the recommendation's parts, so that hero, evidence and paper say the same in one way."""
     found, rows = report["recommendation"], {row["method"]: row for row in report["rows"]}
-    if session.language == "en":
-        return found["sentence"]
-    best = rows.get(found.get("method"))
+    best, rival = rows.get(found.get("method")), rows.get(found.get("rival") or "single")
     if best is None:
-        return texts.translate(session.language, found["sentence"].split(" Left out ")[0]) + _left_out(session, found, rows)
+        return texts.translate(session.language, found["sentence"])
     lead = found.get("lead") or {}
     kind = next((title(session, c) for c in report["columns"] if c["name"] == found["kind"]), found["kind"])
-    key = ("single" if best["method"] == "single" else "fused") + (".sure" if found.get("decided") else ".open")
-    value = found.get("value")  # of the samples that were judged: a row may hold the mean over seeds
-    value = number(best, found["kind"]) or 0.0 if value is None else value
-    said = session.tell(
-        f"measure.{key}", method=method_title(session, best), kind=kind, value=digits(value),
-        lead=digits(lead.get("value", 0.0)), low=_end(lead.get("low")), high=_end(lead.get("high")),
+    value = found["value"] if found.get("value") is not None else number(best, found["kind"]) or 0.0
+    places = figures.decimals([value], [figures.half(lead.get("low"), lead.get("high"))])
+    key = "sure" if found.get("decided") else "open"
+    single = rival is None or rival["method"] == "single"
+    return session.tell(
+        f"measure.{'next' if best['method'] == 'single' else 'over'}.{key}", method=method_title(session, best), kind=kind,
+        other=session.tell("measure.single") if single else method_title(session, rival), value=figures.figure(value, places=places),
+        against=figures.figure(value + (lead.get("value") or 0.0), places=places),
     )  # fmt: skip
-    return said + _left_out(session, found, rows, ("ties", "copying", "uncorrected"))
 
 
-def _left_out(session, found: dict, rows: dict, kinds: tuple[str, ...] = ("copying", "uncorrected")) -> str:
-    """Sentences on the methods that cannot be told from the recommended one, and on those left out; empty without any."""
-    said = ""
-    for what in kinds:
-        named = [method_title(session, rows[m]) for m in found.get(what, ()) if m in rows]
-        said += session.tell(f"measure.{what}", methods=texts.join(session.language, named)) if named else ""
-    return said
+def beside(session, report: dict) -> list[str]:
+    """What stands beside the verdict, smaller: how often such verdicts were right, how many seeds say so, how sure this one is."""
+    found, said = report["recommendation"], []
+    if not found.get("method"):
+        return said
+    if report.get("votes"):
+        said.append(session.tell("measure.votes", votes=report["votes"][0], seeds=report["votes"][1], read=report["read"]))
+    lead = found.get("lead") or {}
+    ends = figures.interval(lead.get("low"), lead.get("high"), to=" … ")
+    if ends:
+        said.append(session.tell("measure.lead", lead=figures.figure(lead["value"], figures.half(lead["low"], lead["high"])), ends=ends))
+    return said + track(session, report)
+
+
+def track(session, report: dict) -> list[str]:
+    """How often such recommendations were right; nothing where none is made, or where that is not known."""
+    known = record(held_out_of(report)) if report["recommendation"].get("method") else None
+    if known is None:
+        return []
+    return [session.tell("measure.record", right=known.right, clear=known.clear, held_out=known.held_out)]
+
+
+def held_out_of(report: dict) -> int:
+    """How many held-out images a report rests on, as it or a study calls them; 0 where it does not say."""
+    settings = report.get("settings", {})
+    return int(settings.get("held-out images") or settings.get("held_out") or 0)
 
 
 def sort(session, data: dict) -> None:

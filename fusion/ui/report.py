@@ -81,7 +81,7 @@ def content(session, recipe: str) -> list[tuple]:
     blocks += [("heading", tell("report.answer")), ("table", heads, _rows(session.fit, names)), ("text", fit.plain_why(session))]
     blocks += [("text", sentence) for _, sentence in fit.verdicts(session)]
     blocks.append(("text", f"{tell('report.weights')}: {tell(f'mixer.{session.mode}')} · {current}"))
-    shown = session.report or measure.stored(session.example)
+    shown = measure.current(session)
     if shown is not None:
         blocks.append(("heading", tell("evidence.title")))
         blocks += measured.blocks(session, shown)

@@ -64,6 +64,7 @@ class Column:
     cost: object | None = None  # fusion.methods.Cost
     weights: tuple[float, ...] | None = None
     trained: str = ""  # path of what the method trained, which its images' recipes name
+    found: str = ""  # a sentence where that training found nothing
 
 
 @dataclass

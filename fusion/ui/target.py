@@ -10,6 +10,8 @@ from . import arriving, captions, comeback, engine, state, texts
 from .panel import drop_words, notes, section
 
 EXAMPLES = ("valley", "coast", "island")
+COUNTS, FIRST = (12, 24, 48, 96), 48  # how many pictures of an example can be taken; so many are, unless a visitor says otherwise
+PARTS = ("fit", "more")  # an example's pictures to fit, in this order
 
 
 def render_head(session) -> str:
@@ -85,6 +87,21 @@ def has_example(name: str) -> bool:
     return name in EXAMPLES and folder_of(name).is_dir()
 
 
+def files_of(name: str) -> list[tuple[Path, str]]:
+    """`(file, prompt)` of every picture of an example that is there to be fitted, in their order."""
+    found = []
+    for folder in (folder_of(name).parent / part for part in PARTS):
+        captions = captions_of(folder) if folder.is_dir() else {}
+        found += [(file, captions.get(file.name, "")) for file in sorted(folder.glob("*.png"))]
+    return found
+
+
+def counts(name: str, most: int) -> tuple[int, ...]:
+    """How many pictures of an example a visitor may take: those of `COUNTS` that it has and that are at most `most`."""
+    most = min(len(files_of(name)), most)
+    return tuple(n for n in COUNTS if n <= most) or (most,)
+
+
 def captions_of(folder: Path) -> dict[str, str]:
     """File name -> prompt of an example; the list may lie in the folder or above it, with paths from there."""
     for file in (folder / "captions.json", folder.parent / "captions.json"):
@@ -99,21 +116,19 @@ def captions_of(folder: Path) -> dict[str, str]:
 
 
 def take_example(session, data: dict) -> None:
-    """Load one of the example targets; the pictures that were there are replaced."""
-    from fusion.images import read_images
-
-    from . import first_screen
+    """Load one of the example targets, the first `count` of its pictures; the pictures that were there are replaced."""
+    from . import first_screen, uploads
 
     name = str(data.get("name") or data.get("value"))
     if not has_example(name):
         return
-    folder = folder_of(name)
-    files = sorted(folder.glob("*.png"))
-    intakes, _ = read_images(files, captions_of(folder))
-    by_name = {f.name: f for f in files}
-    session.pictures = [
-        state.Picture(i.image, i.name, i.caption or session.default_caption, str(by_name.get(i.name, files[0]))) for i in intakes
-    ]
+    offered = counts(name, uploads.most_pictures())
+    asked = state.whole(data.get("count"), FIRST, 1, COUNTS[-1])
+    count = max((n for n in offered if n <= asked), default=offered[0])
+    files = files_of(name)[:count]
+    images = engine.open_images([file for file, _ in files])
+    session.pictures = [state.Picture(image, f"{n:03}.png", prompt or session.default_caption, str(file))
+                        for n, (image, (file, prompt)) in enumerate(zip(images, files))]  # fmt: skip
     session.example = name
     session.notes.pop("target", None)
     first_screen.take_stored_fit(session)

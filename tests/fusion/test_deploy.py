@@ -268,8 +268,8 @@ def test_ones_own_machine_has_no_limits(at):
 def test_a_hosted_page_holds_visitors_to_its_limits(at):
     at("cpu-demo")
     cards = [catalog[name] for name in targets()["cpu-demo"].models]
-    hosting.check(models=cards, images=24, looks=16, samples=8, steps=30, calibration=0)
-    for amounts, word in (({"images": 25}, "24 target pictures"), ({"steps": 31}, "30 sampling steps"),
+    hosting.check(models=cards, images=48, looks=16, samples=8, steps=30, calibration=0)
+    for amounts, word in (({"images": 49}, "48 target pictures"), ({"steps": 31}, "30 sampling steps"),
                           ({"calibration": 8}, "no calibration"), ({"models": cards * 2}, "at most 5 models"),
                           ({"models": [catalog["portraits/base"]]}, "Base")):  # fmt: skip
         with pytest.raises(ValueError, match=word):
@@ -278,8 +278,8 @@ def test_a_hosted_page_holds_visitors_to_its_limits(at):
 
     assert set(engine.cards()) == set(targets()["cpu-demo"].models)
     job = SimpleNamespace(loading=None)
-    with pytest.raises(ValueError, match="24 target pictures"):
-        engine.fit(cards[:2], [None] * 25, [""] * 25, levels=8, draws=1, job=job)
+    with pytest.raises(ValueError, match="48 target pictures"):
+        engine.fit(cards[:2], [None] * 49, [""] * 49, levels=8, draws=1, job=job)
 
 
 def test_a_rendered_space_knows_its_target_without_being_told(at, space, monkeypatch):
@@ -287,7 +287,7 @@ def test_a_rendered_space_knows_its_target_without_being_told(at, space, monkeyp
     at(None)
     monkeypatch.setenv("SPACE_ID", "owner/space")
     monkeypatch.setattr(hosting, "FILE", space.folder / "spaces.yaml")
-    assert hosting.target().name == "cpu-demo" and hosting.limits().images == 24 and hosting.hosted()
+    assert hosting.target().name == "cpu-demo" and hosting.limits().images == 48 and hosting.hosted()
 
 
 def test_an_unknown_target_is_said(at):

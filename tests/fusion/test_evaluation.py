@@ -205,7 +205,7 @@ def test_a_trained_method_that_repeats_fitted_images_is_left_out(ensemble, fit):
     repeats = tuple(replace(sample, image=image) for sample, image in zip(row.samples, seen))
     rows = [row, *(replace(row, method=name, title=name.title(), samples=repeats) for name in ("finetune", "mixture"))]
     found, told = weigh(ensemble, rows, fit=replace(fit, target=fitted), pictures=held)
-    assert told.copying == ("finetune",) and told.method != "finetune" and "Left out for repeating images" in told.sentence
+    assert told.copying == ("finetune",) and told.method != "finetune" and "Left out for repeating images" in told.details[-1]
     notes = {one.method: one.notes.get("copies", "") for one in found}
     assert "repeats images" in notes["finetune"] and not notes["mixture"] and not notes["uniform"]  # weights cannot hold an image
 

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from fusion import figures
 from fusion.ui import charts
 
 NAMES = ["<b>Harbor</b>", "Summit & Co"]
@@ -41,8 +42,8 @@ def test_ticks_are_round_and_enclose_the_values():
         low, high = np.sort(scale * rng.normal(size=2))
         marks, places = charts.ticks(low, high)
         assert marks[0] <= low + 1e-9 * scale and marks[-1] >= high - 1e-9 * scale and 2 <= len(marks) <= 8
-        shown = [charts.fixed(m, places) for m in marks]
-        np.testing.assert_allclose([float(t.replace("−", "-")) for t in shown], marks, atol=1e-12 * scale)
+        shown = [figures.figure(m, places=places) for m in marks]
+        np.testing.assert_allclose([float(t.replace("−", "-").replace(",", "")) for t in shown], marks, atol=1e-12 * scale)
         steps = np.diff(marks)
         np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
 

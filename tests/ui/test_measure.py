@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fusion.evaluation.recommendation import NONE
+from fusion.evaluation.record import record
 from fusion.ui import charts, engine, measure, measured, paper, state, texts, uploads
 from tests.fusion import small
 
@@ -25,8 +26,8 @@ def report() -> dict:
         "columns": [{"name": "kid", "title": "KID", "unit": "u", "explanation": "e", "lower_is_better": True},
                     {"name": "evaluations", "title": "Evaluations", "unit": "u", "explanation": "e", "lower_is_better": True},
                     {"name": "novel", "title": "Novel & new", "unit": "u", "explanation": "never seen", "lower_is_better": None}],
-        "recommendation": {"sentence": "Recommended: Mixture.", "method": "mixture", "kind": "kid", "decided": True,
-                           "lead": {"value": 0.4, "low": 0.2, "high": 0.6}, "ties": ["uniform"]},
+        "recommendation": {"sentence": "Recommended: Mixture.", "method": "mixture", "kind": "kid", "value": 0.2, "decided": True,
+                           "lead": {"value": 0.4, "low": 0.2, "high": 0.6}, "rival": "single", "ties": ["uniform"]},
         "settings": {"steps": 4}, "stopped": False,
     }  # fmt: skip
 
@@ -38,23 +39,23 @@ def order(html: str) -> list[str]:
 def test_every_cell_explains_itself_and_markup_stays_text():
     session = state.Session()
     html = measured.render(session, report(), key="own")
-    assert html.index("Recommended: Mixture.") < html.index("<table")
+    assert html.index("Recommended: Mix.") < html.index("<table")
     cells = re.findall(r'<td class="num[^"]*" title="([^"]*)" aria-description="([^"]*)"', html)
     assert len(cells) == 6 and all(a == b and len(a) > 40 for a, b in cells)
     assert any("chance alone" in a and "Not told from 0 &lt;b&gt;" in a and "Lower is better" in a for a, _ in cells)
     assert "matching needs a calibration" in html and "<b>.<" not in html and "Novel" not in html  # nothing measured there
-    assert "<b>0.200</b>" in html and html.count("<svg") == 1
+    assert "<b>0.20</b>" in html and html.count("<svg") == 1
 
 
 def test_sorting_turns_and_keeps_gaps_last():
     session, found = state.Session(), report()
-    assert order(measured.render(session, found, key="own")) == ["Best single model", "Mix ", "Equal weights", "Blend"]
+    assert order(measured.render(session, found, key="own")) == ["Best single model", "Mix ", "Equal weights ", "Blend"]
     measured.sort(session, {"table": "own", "name": "kid"})
     html = measured.render(session, found, key="own")
-    assert order(html) == ["Mix ", "Equal weights", "Best single model", "Blend"] and 'aria-sort="ascending"' in html
+    assert order(html) == ["Mix ", "Equal weights ", "Best single model", "Blend"] and 'aria-sort="ascending"' in html
     measured.sort(session, {"table": "own", "name": "kid"})
     html = measured.render(session, found, key="own")
-    assert order(html) == ["Best single model", "Equal weights", "Mix ", "Blend"] and 'aria-sort="descending"' in html
+    assert order(html) == ["Best single model", "Equal weights ", "Mix ", "Blend"] and 'aria-sort="descending"' in html
     measured.sort(session, {"table": "<x>", "name": "kid"})
     assert set(session.sort) == {"own"}
 
@@ -62,16 +63,31 @@ def test_sorting_turns_and_keeps_gaps_last():
 @pytest.mark.parametrize(("best", "decided"), [("mixture", True), ("mixture", False), ("single", True), ("single", False), (None, False)])
 def test_the_recommendation_in_japanese_says_the_same(best, decided):
     session, found = state.Session(language="ja"), report()
-    found["recommendation"] |= {"method": best, "decided": decided}
+    found["recommendation"] |= {"method": best, "decided": decided, "rival": "uniform" if best == "single" else "single"}
     if best is None:
         found["recommendation"]["sentence"] = NONE
     said = measured.recommendation(session, found)
     assert re.search(r"[\u3040-\u30ff]", said) and not re.search(r"[a-z]{5,}", said)
     if best:
         assert texts.say("ja", f"method.{best}") in said and ("偶然では" in said) == decided
-    found["recommendation"] |= {"copying": ["uniform"], "uncorrected": ["matched"]}
-    left_out = measured.recommendation(session, found)[len(said):]
-    assert texts.say("ja", "method.uniform") in left_out and texts.say("ja", "method.matched") in left_out
+    session.language = "en"
+    again = measured.recommendation(session, found)
+    assert len(again) < 160 and ("by more than chance" in again) == (decided and best is not None)
+
+
+def test_who_is_not_told_apart_or_left_out_stands_in_the_table_and_how_often_verdicts_were_right_beside_it():
+    session, found = state.Session(), report()
+    found["recommendation"] |= {"ties": ["uniform"], "copying": ["single"]}
+    found["settings"]["held-out images"] = 48
+    html = measured.render(session, found, key="own")
+    badges = dict(re.findall(r'<th scope="row">([^<]+?) <span class="badge">([^<]+)<', html))
+    assert badges == {"Mix": "recommended", "Equal weights": "not told apart", "Best single model": "left out: repeats fitted images"}
+    beside = " ".join(measured.beside(session, found))
+    known = record(48)
+    assert (known.right, known.clear) == (7, 11) and "right for 7 of 11 fresh targets" in beside and "by 48 held-out pictures" in beside
+    assert (record(96).right, record(500).held_out) == (9, 96) and "0.40, 95 % interval 0.20 … 0.60" in beside
+    found["recommendation"]["method"] = None
+    assert measured.beside(session, found) == []
 
 
 def test_what_samples_say_of_how_they_were_drawn_stands_by_the_methods_name():
@@ -88,9 +104,8 @@ def test_a_columns_figures_have_the_same_decimals_and_no_interval_of_no_width():
     rows = [{"method": "a", "title": "a", "kid": figure(1.2, 1.1, 1.3), "gain": figure(0.0, 0.0, 0.001), **counted},
             {"method": "b", "title": "b", "kid": figure(-0.0035, -0.1, 0.09), "gain": figure(-0.0019, -0.0019, -0.0009), **counted}]
     table = measured.blocks(state.Session(), {"columns": columns, "rows": rows})[0]
-    assert table[2][0][1:] == ["1.200\n1.100 … 1.300", "0.0078", "0.0000\n0.0000 … 0.0010", "10"]
-    assert table[2][1][1:] == ["-0.004\n-0.100 … 0.090", "0.0078", "-0.0019\n-0.0019 … -0.0009", "10"]
-    assert measured.digits(-0.0001, 3) == "0.000" and measured.digits(float("nan"), 3) == "–"
+    assert table[2][0][1:] == ["1.20\n1.10 … 1.30", "0.0078", "0.0000\n0.0000 … 0.0010", "10"]
+    assert table[2][1][1:] == ["0.00\n−0.10 … 0.09", "0.0078", "−0.0019\n−0.0019 … −0.0009", "10"]
 
 
 def test_what_a_pointer_finds_on_the_page_is_written_out_on_paper():
@@ -119,15 +134,10 @@ def test_a_training_that_found_nothing_is_said_in_japanese_after_its_time():
         assert "20 秒" in said and "100 ステップ" in said and not re.search("[a-z]{4,}", said) and ("共通の表現" in said) == bool(more)
 
 
-def test_digits():
-    values = (1234.4, 12.34, 0.1234, 0.001234, 0.00001234, 0.0, -0.02, float("nan"))
-    assert [measured.digits(v) for v in values] == ["1,234", "12.3", "0.123", "0.0012", "1.2e-05", "0", "-0.020", "–"]
-
-
 def test_dots_hold_every_number():
     found = [{"value": -0.5, "low": None, "high": 0.1}, {"value": 2.0, "low": 1.0, "high": 3.0, "floor": 0.5}]
     svg = charts.dots(["a & b", "c"], found, label="x")
-    assert "a &amp; b" in svg and ">−0.50<" in svg and ">2.00<" in svg
+    assert "a &amp; b" in svg and ">−0.5<" in svg and ">2.0<" in svg
     places = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="\d+" text-anchor="middle"', svg)]
     assert places[0] < places[1] and all(150 <= x <= 400 for x in places)
 
@@ -210,13 +220,15 @@ def test_stored_evidence_is_shown_where_it_is(session, tmp_path, monkeypatch):
     rows = [{"method": m, "title": m, "cost": {"evaluations": 20.0, "memory": 1.0, "training_seconds": 0.0}, "seconds": None, "notes": {},
              "figures": {"kid": figure | {"value": v}, "loss": None}} for m, v in (("mixture", 0.2), ("single", 0.5))]  # fmt: skip
     told = [report()["recommendation"], report()["recommendation"] | {"method": "single", "sentence": "Stay."}]
-    target_ = {"rows": rows, "floor": 0.1, "problems": {"finetune": "too few"}, "recommendations": [*told, told[0]], "fit": {}}
+    target_ = {"rows": rows, "floor": 0.1, "problems": {"finetune": "too few"}, "recommendation": told[0],
+               "recommendations": [*told, told[0]], "fit": {}}  # fmt: skip
     settings = {"samples": 128, "seeds": 3, "steps": 20, "fitted": 12, "held_out": 48, "residual": 16, "complete": True}
     data = {"settings": settings, "columns": report()["columns"], "targets": {"valley": target_}}
     (tmp_path / "evidence.json").write_text(json.dumps(data))
     html = measure.render_head(session)
-    assert "figures-shipped" in html and "Recommended: Mixture. (One seed says so; 2 of 3 name this method." in html
-    assert "By how the seeds differ, 95 % interval 0.100 … 0.300" in html and "calibrated features are of 16 images of the first" in html
+    assert "figures-shipped" in html and "Recommended: Mix. It comes nearer" in html
+    assert "By the images of all 3 seeds; 2 of them alone say the same. Calibrated features are of 16 images of the first." in html
+    assert "By how the seeds differ, 95 % interval 0.100 … 0.300" in html
     assert "too few" in html and "samples 128" in html
     assert measure.stored("../x") is None and measure.stored(None) is None
 

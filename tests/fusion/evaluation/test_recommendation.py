@@ -1,5 +1,7 @@
 """The recommendation on rows made for it: the nearest method, the honest doubt, the price, and never the loss."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -28,56 +30,67 @@ def test_a_clear_lead_is_recommended_with_its_price():
     rows, readings, held = case({"single": 0.8, "uniform": 0.5, "mixture": 0.0}, costs={"mixture": Cost(40, 1.5, 30, 500)})
     found = recommend(rows, readings, held, paired=True)
     assert found.method == "mixture" and found.decided and found.ties == () and found.lead.low > 0
-    assert found.sentence.startswith("Recommended: Mixture. Its samples come nearer to the 60 held-out images than those of the best")
-    assert "more than chance explains" in found.sentence and "4 times the network evaluations" in found.sentence
-    assert "1.5 times the memory" in found.sentence and "about 30 s of training and 500 evaluations of preparation once" in found.sentence
+    assert found.sentence.startswith("Recommended: Mixture. It comes nearer to the held-out images than the best single model by more than")
+    assert re.fullmatch(r".*\(KID −?0\.\d+ against \d\.\d+\)\.", found.sentence) and found.rival == "single"
+    sure, price = found.details
+    assert "by 60 samples a method and 60 held-out images." in sure and "95 % interval" in sure
+    assert "4 times the network evaluations" in price and "1.5 times the memory" in price
+    assert "about 30 s of training and 500 evaluations of preparation once" in price
+
+
+def test_the_verdict_is_one_short_sentence():
+    shifts = {"single": 0.3, **{f"method {n}": 0.3 + 0.001 * n for n in range(12)}, "mixture": 0.28}
+    rows, readings, held = case(shifts, count=12)
+    found = recommend(rows, readings, held, copying=["method 3"])
+    assert len(found.ties) == 12 and len(found.sentence) < 160 and found.sentence.count(". ") == 1
+    assert not any(row.title in found.sentence for row in rows if row.method in found.ties and row.method != found.rival)
 
 
 def test_a_lead_within_noise_says_so_and_names_the_cheapest():
     rows, readings, held = case({"single": 0.3, "mixture": 0.26}, count=12, costs={"mixture": Cost(40, 1)})
     found = recommend(rows, readings, held)
     assert found.method == "mixture" and not found.decided and found.ties == ("single",)
-    assert found.sentence.startswith("Recommended, but not certain: Mixture. Its samples come nearer to the 12 held-out images")
-    assert "within noise at 12 samples a method: draw more to be sure" in found.sentence
-    assert found.sentence.endswith("; not told apart from it: Single, which costs least.")
+    assert found.sentence.startswith("Recommended, but not certain: Mixture. Its lead over the best single model is within noise (KID")
+    assert found.details[0].endswith("by 12 samples a method and 12 held-out images: draw more to be sure.")
+    assert found.details[1].endswith("; of those not told apart, Single costs least.")
 
 
 def test_a_single_model_that_leads_within_noise_is_as_uncertain():
     rows, readings, held = case({"single": 0.26, "mixture": 0.3}, count=12)
     found = recommend(rows, readings, held)
-    assert found.method == "single" and not found.decided and found.sentence.startswith("Recommended, but not certain: Single. No other")
-    assert "within noise at 12 samples a method: draw more to be sure" in found.sentence
+    assert found.method == "single" and not found.decided and found.sentence.startswith("Recommended, but not certain: Single. Its lead")
+    assert "over the next, Mixture, is within noise" in found.sentence and "draw more to be sure" in found.details[0]
 
 
 def test_of_equal_costs_the_simplest_is_named():
     rows, readings, held = case({"merge": 0.26, "uniform": 0.28, "single": 0.3}, count=12, costs={"uniform": Cost(40, 1)})
     found = recommend(rows, readings, held)
-    assert found.method != "single" and "(Single costs least)" in found.sentence
+    assert found.method != "single" and "Single costs least" in found.details[1]
     rows, readings, held = case({"merge": 0.26, "switch": 0.28, "mixture": 0.3}, count=12)
-    assert "(Mixture costs least)" in recommend(rows, readings, held).sentence  # no single model: the order of METHODS
+    assert "Mixture costs least" in recommend(rows, readings, held).details[1]  # no single model: the order of METHODS
 
 
 def test_a_method_that_repeats_fitted_images_is_not_recommended():
     rows, readings, held = case({"single": 0.8, "uniform": 0.4, "finetune": 0.0})
     found = recommend(rows, readings, held, paired=True, copying=["finetune"])
     assert found.method == "uniform" and found.decided and found.copying == ("finetune",) and "finetune" not in found.ties
-    assert "Left out for repeating images it was fitted to: Finetune (nearer: KID" in found.sentence and found.value == rows[1].kid.value
+    assert "Left out for repeating images it was fitted to: Finetune (nearer: KID" in found.details[2] and found.value == rows[1].kid.value
     none = recommend(rows[1:], readings, held, copying=["finetune"])
-    assert none.method is None and none.copying == ("finetune",) and none.sentence.endswith("fitted to: Finetune.")
+    assert none.method is None and none.copying == ("finetune",) and none.details[0].endswith("fitted to: Finetune.")
 
 
 def test_a_method_that_had_nothing_to_correct_is_not_recommended():
     rows, readings, held = case({"single": 0.8, "uniform": 0.4, "barycenter": 0.0, "finetune": 0.1})
     found = recommend(rows, readings, held, paired=True, copying=["finetune"], uncorrected=["barycenter"])
     assert found.method == "uniform" and found.uncorrected == ("barycenter",) and not {"barycenter", "finetune"} & set(found.ties)
-    assert "fitted to: Finetune (nearer" in found.sentence and "none was corrected: Barycenter (nearer" in found.sentence
+    assert "fitted to: Finetune (nearer" in found.details[2] and "none was corrected: Barycenter (nearer" in found.details[3]
 
 
 def test_where_nothing_is_left_to_compare_the_sentence_says_why():
     rows, readings, held = case({"single": 0.8, "finetune": 0.0, "transfer": 0.1})
     one = recommend(rows, readings, held, copying=["finetune", "transfer"])
     none = recommend(rows[1:], readings, held, copying=["finetune", "transfer"])
-    assert one.method is None and "Single alone was not left out" in one.sentence and "Finetune; Transfer." in one.sentence
+    assert one.method is None and "Single alone was not left out" in one.sentence and "Finetune; Transfer." in one.details[0]
     assert none.method is None and "every method was left out" in none.sentence
     rows, readings, held = case({"single": 0.8, "switch": 0.8})
     same = recommend(rows, readings | {"switch": readings["single"]}, held)
@@ -88,28 +101,27 @@ def test_where_nothing_is_left_to_compare_the_sentence_says_why():
 def test_the_single_model_is_recommended_where_nothing_is_nearer():
     rows, readings, held = case({"uniform": 0.9, "single": 0.0, "mixture": 0.6})
     found = recommend(rows, readings, held, paired=True)
-    assert found.method == "single" and found.decided and found.sentence.startswith("Recommended: Single. No other method's samples")
-    assert "Mixture" in found.sentence and "more than chance explains" in found.sentence
+    assert found.method == "single" and found.decided and found.sentence.startswith("Recommended: Single. The next, Mixture, is")
+    assert "farther by more than chance explains" in found.sentence
 
 
 def test_methods_that_cannot_be_told_from_the_best_are_named():
     rows, readings, held = case({"single": 1.0, "mixture": 0.01, "merge": 0.0}, costs={"merge": Cost(40, 2)})
     found = recommend(rows, readings, held)
     assert found.decided and set(found.ties) == {"merge", "mixture"} - {found.method}
-    assert "not told apart from it" in found.sentence
 
 
 def test_a_method_with_the_very_same_samples_is_no_rival():
     rows, readings, held = case({"single": 0.0, "switch": 0.0, "mixture": 0.8})
     found = recommend(rows, readings, held, paired=True)
-    assert found.method == "single" and found.ties == ("switch",) and found.decided and "the next, Mixture" in found.sentence
+    assert found.method == "single" and found.ties == ("switch",) and found.decided and "The next, Mixture" in found.sentence
     assert recommend(rows[:2], readings, held).method is None
 
 
 def test_the_best_single_model_is_named_before_its_own_row():
     rows, readings, held = case({"single/ada": 0.0, "single": 0.0, "single/bea": 0.8})
     found = recommend(rows, readings, held, paired=True)
-    assert found.method == "single" and found.ties == ("single/ada",) and found.sentence.startswith("Recommended: Single. No other")
+    assert found.method == "single" and found.ties == ("single/ada",) and found.sentence.startswith("Recommended: Single. The next")
 
 
 def test_families_make_a_lead_less_certain():
@@ -151,8 +163,8 @@ def test_too_few_images_give_no_interval_and_no_certainty(samples, images):
     rows, readings, held = case({"single": 9.0, "mixture": 0.0}, count=20, kind="features")
     found = recommend(rows, {name: x[:samples] for name, x in readings.items()}, held[:images], kind="features", paired=True)
     assert found.method == "mixture" and not found.decided and found.lead.low == -np.inf
-    assert "so few images give no interval" in found.sentence and "within noise" in found.sentence
-    assert f"{images} held-out image{'s' if images > 1 else ''} than" in found.sentence
+    assert "so few images give no interval" in found.details[0] and "within noise" in found.sentence
+    assert f"and {images} held-out image{'s' if images > 1 else ''}: draw more" in found.details[0]
     whole = distance_of_means(readings["single"][:samples], held[:images])
     assert (whole.low, whole.high) == (0.0, np.inf)
 

@@ -226,15 +226,20 @@ def test_the_evidence_page_holds_every_method_with_both_intervals(tmp_path):
                             "alone": {"harbor": [4] * 18, "exact": np.round(10_000 * TARGET_POPULATIONS[target].ravel()).tolist()},
                             "recommendation": {"method": "mixture", "sentence": f"Recommended {seed}."}})  # fmt: skip
     settings = {"samples": 64, "seeds": 3, "steps": 2, "fitted": 12, "held_out": 48, "residual": 4, "methods": ["single"], "complete": True}
-    summary = write_evidence(tmp_path, results, settings)
+    pooled = {"mixture": figure(0.2), "single": figure(0.3)}
+    told = {"method": "mixture", "sentence": "Recommended: all.", "details": ["Sure."]}
+    both = {"recommendation": told, "kid": pooled, "diversity": pooled}
+    summary = write_evidence(tmp_path, results, {"valley": both, "coast": both}, settings)
     text, row = (tmp_path / "README.md").read_text(), summary["targets"]["valley"]["rows"][0]
-    assert row["figures"]["kid"]["value"] == pytest.approx(0.21) and row["figures"]["kid"]["samples"] == pytest.approx([0.11, 0.31])
+    assert row["method"] == "mixture" and row["figures"]["kid"]["value"] == 0.2  # of all seeds together
+    assert row["figures"]["kid"]["samples"] == pytest.approx([0.1, 0.3]) and row["figures"]["loss"]["value"] == pytest.approx(0.21)
+    assert "**All seeds together.** Recommended: all. Sure.\n" in text and summary["targets"]["valley"]["recommendation"] == told
     assert row["figures"]["kid"]["seeds"][1] - 0.21 == pytest.approx(4.302653 * 0.01 / np.sqrt(3), abs=1e-5)
     assert row["figures"]["population"]["samples"][0] <= row["figures"]["population"]["value"] <= row["figures"]["population"]["samples"][1]
     alone = summary["targets"]["valley"]["alone"]
     assert list(alone) == ["exact", "harbor"] and alone["exact"][0] < 0.001 < 0.1 < alone["harbor"][1]
-    assert "takes to be nearest: exact 0.000" in text and "of 3 seeds recommend it.\n\nEach model alone" in text
-    assert "Recommended 2." in text and "0.210 ± 0.025 [0.110 to 0.310]" in text
+    assert "takes to be nearest: exact 0.000" in text and "of 3 seeds alone recommend it.\n\nEach model alone" in text
+    assert "Seed 2 alone: Recommended 2." in text and "0.210 ± 0.025 [0.110 to 0.310]" in text
     assert "of Single: It repeats images it was fitted to: fresh images of the target show so many with probability 0.004." in text
     assert "; not told from it by these seeds: " in text or summary["targets"]["valley"]["not_told_apart"] == []
     assert "Not told from 0" not in text and "Effective images" not in text and row["figures"]["population"]["floor"] < 0.12
@@ -292,6 +297,8 @@ def test_a_quick_run_writes_its_page_and_resumes(tmp_path):
     told = []
     methods = ("single", "mixture")
     first = evidence.run(tmp_path / "out", tmp_path / "work", quick=True, methods=methods, progress=lambda *a: told.append(a))
+    both = {row["method"]: row["figures"]["kid"] for row in first["targets"]["valley"]["rows"]}
+    assert first["targets"]["valley"]["recommendation"]["value"] == both[first["targets"]["valley"]["recommendation"]["method"]]["value"]
     assert told and first["settings"]["complete"] and {row["method"] for row in first["targets"]["valley"]["rows"]} == set(methods)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
     assert evidence.run(tmp_path / "out", tmp_path / "work", quick=True, methods=methods) == first
