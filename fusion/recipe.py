@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from fusion import foreign
 from fusion.methods import METHODS, Sample, SamplingPlan
 from fusion.methods.alone import ALONE, as_drawn, uneven
 from fusion.methods.drawing import mean_weights, normalised, values_of
@@ -25,7 +26,7 @@ from fusion.recipe_schema import MAX_BYTES, VERSION, RecipeError, parse
 from fusion.weights import Weights
 from models import room
 
-CONVERTED = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF"}  # what a chat or an editor makes of a PNG
+CONVERTED = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"ftypavif": "AVIF"}  # what a chat or an editor makes of a PNG
 KEY = "scorefusion"  # of the text chunk in PNG files
 LATER = ("trained", "guidance_interval", "sampler", "reading", "negative_prompt", "clip_skip")
 MAX_PNG_BYTES = 64 * 1024 * 1024
@@ -123,7 +124,10 @@ class Recipe:
 
     @classmethod
     def from_png(cls, path: str | Path) -> Recipe:
-        """The recipe inside an image saved here. Only the header and the text chunks before the pixels are read."""
+        """The recipe inside an image saved here. Only the header and the text chunks before the pixels are read.
+
+        Raises RecipeError, which for a picture of another program is a ForeignRecipe with what that says.
+        """
         path = Path(path)
         try:
             if path.stat().st_size > MAX_PNG_BYTES:
@@ -137,20 +141,24 @@ class Recipe:
         except Exception:  # decoders raise nearly anything for broken files
             raise RecipeError("this picture cannot be read as PNG: choose an image as it was saved here, not a converted copy") from None
         if not isinstance(text, str):
+            if other := foreign.refusal(path):
+                raise other
             raise RecipeError("this picture holds no recipe: choose an image as it was saved here; editors and chats remove what is in it")
         return cls.from_json(text)
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """From a .json file or a PNG, told apart by content."""
+        """From a .json file or a PNG, told apart by content. Raises RecipeError; a ForeignRecipe for another program's picture."""
         path = Path(path)
         try:
             with path.open("rb") as file:
                 start = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise RecipeError(f"{path.name} cannot be opened ({error.strerror}): check the name") from None
-        kind = next((kind for head, kind in CONVERTED.items() if start.startswith(head)), "")
+        kind = next((kind for head, kind in CONVERTED.items() if start.startswith(head) or start[4:12] == head), "")
         if kind and (kind != "WebP" or start[8:12] == b"WEBP"):
+            if other := foreign.refusal(path):
+                raise other
             raise RecipeError(f"this picture is {kind} and holds no recipe: choose the PNG as it was saved here; chats and editors convert "
                               "pictures and remove what is in them")  # fmt: skip
         return replace(cls.from_png(path) if start.startswith(b"\x89PNG") else cls.from_json(start), folder=path.parent)

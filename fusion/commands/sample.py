@@ -27,7 +27,8 @@ PARALLEL = True  # may run in several processes: they share the images out, the 
 
 
 def arguments(command: ArgumentParser) -> None:
-    command.add_argument("recipe", nargs="?", help="a recipe .json, or a PNG that was drawn here")
+    command.add_argument("recipe", nargs="?", help="a recipe .json, or a PNG that was drawn here; with --models also a "
+                         "picture of A1111, NovelAI, InvokeAI, Fooocus or SwarmUI, whose prompt, seed, size and numbers are used")
     command.add_argument("--models", nargs="+", metavar="MODEL",
                          help=options.MODELS + " (with a recipe: where its models are, in its order)")  # fmt: skip
     command.add_argument("--weights", nargs="+", type=float, metavar="W", help="a number of at least 0 for each model; they must sum to 1")
@@ -54,9 +55,8 @@ def run(args, *, progress, stop):
     from fusion.methods.drawing import mean_weights
     from fusion.methods.plan import Part
     from fusion.parallel import together
-    from fusion.recipe import Recipe
 
-    recipe = Recipe.load(args.recipe) if args.recipe else None
+    recipe = _recipe(args)
     if recipe is None and not (args.models and args.prompt):
         raise ValueError("say what to draw: give a recipe, or --models with --weights and at least one --prompt")
     method, plan, picture = _asked(args, recipe)
@@ -90,6 +90,34 @@ def run(args, *, progress, stop):
         diary.close()
     text = f"{len(diary.written)} images in {folder}, each with its recipe inside" + (" (stopped early)" if stopped else "")
     return {"method": method, "images": diary.written, "stopped": stopped, "samplers": samplers, "prompts": unread}, text
+
+
+def _recipe(args):
+    """The recipe that was given, None for none. Raises RecipeError.
+
+    A picture of another program names no model of here: with --models its settings are flags that were not typed, and it is said.
+    """
+    from fusion.commands.shared import say
+    from fusion.foreign import ForeignRecipe
+    from fusion.recipe import Recipe
+
+    if not args.recipe:
+        return None
+    try:
+        return Recipe.load(args.recipe)
+    except ForeignRecipe as error:
+        found = error.found
+        if found is None or not args.models or not (found.prompt or args.prompt):
+            raise
+    width, height = found.size or (None, None)
+    says = {"prompt": [found.prompt], "negative_prompt": found.negative or None, "seed": found.seed, "count": 1, "steps": found.steps,
+            "guidance": found.guidance, "clip_skip": found.clip_skip, "width": width, "height": height}  # fmt: skip
+    for name, value in says.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.recipe = None
+    say(f"note: settings of {found.program}: {found.flags}" + (f"; without a flag here: {found.left_words}" if found.left else ""))
+    return None
 
 
 def _seeds_of(plan) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import draw, fit, jobs, models_section, prompts, state, texts
+from . import draw, fit, foreign, jobs, models_section, prompts, state, texts
 
 SHOWN = 64  # images drawn again at most; the command line draws all
 ROUTED = ("mixture", "single")  # methods whose weights are proportions of samples, as in Mix
@@ -68,7 +68,9 @@ def load_all(session, paths: list[str]) -> None:
 
 
 def load(session, path: str) -> bool:
-    """Take the recipe in a .json file or in a PNG. False, with a sentence in place and nothing changed, when it cannot be used."""
+    """Take the recipe in a .json file or in a PNG, or what another program's picture says (`foreign`). False, with a sentence in place and
+    nothing changed, when it cannot be used."""
+    from fusion.foreign import ForeignRecipe
     from fusion.recipe import Recipe, RecipeError
 
     name = Path(path).name
@@ -78,6 +80,8 @@ def load(session, path: str) -> bool:
         if recipe.picture is not None and Path(path).read_bytes()[:4] == b"\x89PNG":
             picture = _pixels(path)
         return take(session, recipe, name, picture)
+    except ForeignRecipe as error:
+        return _refuse(session, name, error) if error.found is None else foreign.take(session, error.found, name)
     except (RecipeError, OSError) as error:
         return _refuse(session, name, error)
 
@@ -112,6 +116,7 @@ def take(session, recipe, name: str, picture=None) -> bool:
     recipe = _with_trained(session, recipe)
     before = {key: getattr(session, key) for key in KEPT}
     before |= {"plan": replace(session.plan), "selected": list(session.selected), "weights": dict(session.weights)}
+    session.filled = None
     session.loaded = Loaded(recipe, cards, name, picture, before)
     _apply(session, recipe, cards)
     session.loaded.after = session.fit
@@ -167,7 +172,10 @@ def _set_plan(plan, recipe) -> bool:
 
 
 def undo(session, data: dict) -> None:
-    """Everything as it was before the recipe; the recipe's own images go."""
+    """Everything as it was before the recipe, whose own images go; or before another program's picture, where that came later."""
+    if session.filled is not None:
+        foreign.undo(session)
+        return
     if session.loaded is None:
         return
     newer = session.fit is not session.loaded.after

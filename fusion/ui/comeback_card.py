@@ -20,6 +20,8 @@ def render_head(session) -> str:
 def render(session) -> str:
     loaded = session.loaded
     parts = [notes(session, "comeback"), progress(session, "redraw")]
+    if session.filled is not None:
+        parts.append(f'<button class="btn quiet" type="button" data-do="recipe_undo">{session.say("foreign.undo")}</button>')
     if loaded is not None:
         parts.append(_card(session, loaded))
     return f'<div class="sf inset stack" style="padding-top:12px">{"".join(parts)}</div>'
@@ -29,7 +31,8 @@ def _card(session, loaded) -> str:
     say, busy = session.say, session.job is not None or bool(session.waiting)
     recipe, rows = loaded.recipe, _rows(session, loaded)
     many = say("comeback.many", shown=comeback.SHOWN, images=loaded.images) if loaded.images > comeback.SHOWN else ""
-    undo = f'<button class="btn quiet" type="button" data-do="recipe_undo">{say("comeback.undo")}</button>' if loaded.before else ""
+    last = loaded.before and session.filled is None  # else what came later has the button
+    undo = f'<button class="btn quiet" type="button" data-do="recipe_undo">{say("comeback.undo")}</button>' if last else ""
     redraw = say("comeback.redraw", images=texts.images(session.language, min(loaded.images, comeback.SHOWN)), steps=recipe.steps)
     shots = "".join(_shot(session, shot) for shot in loaded.shots)
     return (

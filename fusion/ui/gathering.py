@@ -20,7 +20,7 @@ FEW = 3  # files with one and the same problem that are each named in a line of 
 
 @dataclass
 class Gathered:
-    """What was dropped: `intakes` in order, with the place in its zip and the recipe of each; `problems`; `told`, what captions say."""
+    """What was dropped: `intakes` in order, with the place in its zip and the recipe of each; `problems`; `told`, captions."""
 
     intakes: list = field(default_factory=list)
     places: list[str] = field(default_factory=list)  # "" for what came without a folder
@@ -131,10 +131,15 @@ def _unpacked(files: Sequence[str], inside: Path) -> tuple[list[tuple[str, Path]
 
 
 def recipe_in(path: str):
-    """The recipe that a picture carries, or None: most pictures have none, and as a target that is no error."""
+    """The recipe that a picture carries, or what another program wrote into it (`fusion.foreign.Foreign`); None for most pictures, which
+    have neither: as a target that is no error."""
+    from fusion.foreign import ForeignRecipe, refusal
     from fusion.recipe import Recipe, RecipeError
 
     try:
         return Recipe.from_png(path)
+    except ForeignRecipe as error:
+        return error.found
     except RecipeError:
-        return None
+        other = refusal(path)  # of a JPEG or WebP
+        return None if other is None else other.found

@@ -33,7 +33,7 @@ class Picture:
     caption: str
     path: str
     note: str = ""
-    recipe: object | None = None  # fusion.recipe.Recipe, where the file carried one
+    recipe: object | None = None  # fusion.recipe.Recipe, or fusion.foreign.Foreign, where the file carried one
     proposed: bool = False  # the caption was read off the picture, not given
     place: str = ""  # in the zip that it came in
 
@@ -122,6 +122,7 @@ class Session:
     measure_count: int = 32
     sort: dict = field(default_factory=dict)  # table -> (column, descending)
     loaded: object | None = None  # comeback.Loaded, once a recipe was taken back
+    filled: Plan | None = None  # the plan before another program's picture filled it, for Undo
     sent: dict = field(default_factory=dict)  # panel -> what the browser shows, so that only changes travel
     stamp: int = 0
     token: str = field(default_factory=lambda: secrets.token_hex(8))

@@ -6,7 +6,9 @@ import json
 from html import escape
 from pathlib import Path
 
-from . import arriving, captions, comeback, engine, state, texts
+from fusion.foreign import Foreign
+
+from . import arriving, captions, comeback, engine, foreign, state, texts
 from .panel import drop_words, notes, section
 
 EXAMPLES = ("valley", "coast", "island")
@@ -60,7 +62,7 @@ def _thumb(session, index: int, picture) -> str:
     if picture.recipe is not None:
         note += (
             f'<button class="btn quiet" type="button" data-do="recipe_of" data-index="{index}" data-then="#comeback">'
-            f"{say('target.use_recipe')}</button>"
+            f"{say('foreign.use' if isinstance(picture.recipe, Foreign) else 'target.use_recipe')}</button>"
         )
     return (
         f'<li><img src="{state.link(picture.path)}" alt="{escape(picture.caption)}" title="{escape(picture.name)}">'
@@ -135,11 +137,14 @@ def take_example(session, data: dict) -> None:
 
 
 def take_recipe(session, data: dict) -> None:
-    """Make the recipe of one picture the page's state."""
+    """Make the recipe of one picture the page's state, or fill in what another program's picture says."""
     index = _index(session, data)
     if index >= 0 and session.pictures[index].recipe is not None:
         picture = session.pictures[index]
-        comeback.take(session, picture.recipe, picture.name, picture.image)
+        if isinstance(picture.recipe, Foreign):
+            foreign.take(session, picture.recipe, picture.name)
+        else:
+            comeback.take(session, picture.recipe, picture.name, picture.image)
 
 
 def _index(session, data: dict) -> int:
