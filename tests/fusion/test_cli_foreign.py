@@ -41,7 +41,7 @@ def test_with_models_its_settings_are_drawn_and_what_was_typed_has_the_last_word
     assert main(["sample", path, "--guidance", "2", *rest]) == 0
     out = capsys.readouterr()
     (image,) = json.loads(out.out)["images"]
-    drawn = Recipe.load(image)
+    drawn = Recipe.load(image["file"])
     assert (drawn.prompts, drawn.seeds, drawn.negative_prompt, drawn.steps) == (("a cat",), (41,), "a dog", 2)
     assert (drawn.guidance, drawn.width, drawn.height) == (2.0, 32, 32)
     assert "note: settings of A1111: --prompt 'a cat'" in out.err and "without a flag here: sampler Euler a, model other" in out.err
