@@ -101,19 +101,28 @@ def _beyond(encoder: Encoder, words: str) -> str:
     return words[start:].strip()
 
 
-def unread(ensemble: object, prompts: Sequence[str]) -> list[dict]:
-    """`{"prompt", "not_read", "by", "model"}` for every prompt that a text encoder of a member cuts, its template included."""
+def unread(ensemble: object, prompts: Sequence[str], *, templates: bool = True) -> list[dict]:
+    """`{"prompt", "not_read", "by", "model"}` for every prompt that a text encoder of a member cuts, its template included.
+
+    templates: False for negative prompts, which are put into none.
+    """
     found, seen = [], set()
     for member in ensemble.members:
-        key = (member.card.prompt_template, *(id(member.components.get(name)) for name in ensemble.family.text))
+        template = member.card.prompt_template if templates else PLACE
+        key = (template, *(id(member.components.get(name)) for name in ensemble.family.text))
         if key in seen:
             continue
         seen.add(key)
         reader = Reader(member.new_pipeline(ensemble.family.slot), ensemble.family)
         for prompt in dict.fromkeys(prompts):
-            cut = reader.unread(member.card.prompt_template.replace(PLACE, prompt))
+            cut = reader.unread(template.replace(PLACE, prompt))
             found += [{"prompt": prompt, "not_read": rest, "by": by, "model": member.name} for by, rest in cut.items()]
     return found
+
+
+def dropped(ensemble: object, prompts: Sequence[str], reading: str = "cut", *, templates: bool = True) -> list[dict]:
+    """`unread` of prompts that are read so (`models.prompts.READINGS`): nothing where the family reads them whole."""
+    return [] if reading != "cut" and ensemble.family.weighs else unread(ensemble, prompts, templates=templates)
 
 
 def remarks(ensemble: object, prompts: Sequence[str], reading: str = "cut") -> tuple[list[dict], list[str]]:
@@ -122,7 +131,7 @@ def remarks(ensemble: object, prompts: Sequence[str], reading: str = "cut") -> t
     reading: how the prompts are read (`models.prompts.READINGS`): where it is not `cut`, families that can read them whole.
     """
     whole = reading != "cut" and ensemble.family.weighs
-    rows = [] if whole else unread(ensemble, prompts)
+    rows = dropped(ensemble, prompts, reading)
     said = [f"not read by {row['model']}'s {row['by']}, since the prompt is too long: \"{row['not_read']}\"" for row in rows]
     for row in unread(ensemble, prompts) if whole else ():
         said.append(f"longer than {row['model']}'s {row['by']} reads at once: what lies beyond, from \"{row['not_read'][:60]}\" on, is "

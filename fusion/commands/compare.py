@@ -57,7 +57,7 @@ def run(args, *, progress, stop):
         say(f"No held-out picture has the caption {other[0]!r}: figures then compare pictures of other contents as well")
     size_of(ensemble, plan)  # refuses what these models cannot draw, before they are fitted
     heard(ensemble, [*captions, *others[1]])
-    heard(ensemble, plan.prompts, plan.reading)
+    heard(ensemble, plan.prompts, plan.reading, plan.negative_prompt)
     found = fitted(args, ensemble, pictures, captions, progress, stop)
     methods, plan = chosen(ensemble, args.methods), guided(args, plan, ensemble)
     _say_prices(args, ensemble, methods, found, plan)

@@ -64,7 +64,7 @@ def run(args, *, progress, stop):
     with together(args.device) as team:
         ensemble = _ensemble(args, recipe, progress)
         plan = plan if recipe else guided(args, plan, ensemble)
-        unread = heard(ensemble, [prompt for prompt, _ in plan.jobs], plan.reading)
+        unread = heard(ensemble, [prompt for prompt, _ in plan.jobs], plan.reading, plan.negative_prompt)
         if plan.negative_prompt and plan.guidance <= 1:
             say("note: the negative prompt has no effect, since there is no guidance: give --guidance above 1")
         say(f"{wanted} images {at_guidance(args, plan)}, {priced(METHODS[method].cost(ensemble, None, plan))}{_seeds_of(plan)}")

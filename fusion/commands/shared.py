@@ -167,11 +167,15 @@ def pictures_in(folder: str, caption: str) -> tuple[list[Intake], list[str]]:
     return intakes, [intake.caption or caption for intake in intakes]
 
 
-def heard(ensemble, prompts: Sequence[str], reading: str = "cut") -> list[dict]:
-    """What text encoders do not read of prompts, as `models.reading.unread` lists it; that and what else is read otherwise is said."""
-    from models.reading import remarks
+def heard(ensemble, prompts: Sequence[str], reading: str = "cut", negative: str = "") -> list[dict]:
+    """What text encoders do not read of prompts and of the negative prompt, as `models.reading.unread` lists it; that and what else is read
+    otherwise is said."""
+    from models.reading import dropped, remarks
 
     rows, said = remarks(ensemble, prompts, reading)
+    against = dropped(ensemble, [negative], reading, templates=False) if negative else []
+    said += [f"not read by {row['model']}'s {row['by']}, since the negative prompt is too long: \"{row['not_read']}\"" for row in against]
+    rows += against
     for sentence in said[:SAID]:
         say(f"note: {sentence}")
     if len(said) > SAID:

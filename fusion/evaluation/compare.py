@@ -18,6 +18,7 @@ from fusion.methods.training import found_of, verdict_of
 from fusion.objective import ResidualGram
 from fusion.recipe import described
 from fusion.target import Target
+from models.reading import dropped
 
 
 def compare(
@@ -77,8 +78,18 @@ def compare(
         | ({} if drawn.interval is None else {"guidance interval": list(drawn.interval)})
         | ({} if not (said := _samplers(ensemble, methods, drawn)) else {"samplers": said})
         | ({} if pictures is None else {"held-out images": len(pictures)}),
-        fit={} if fit is None else fit.summary(), recommendation=told, stopped=bool(stop is not None and stop()), fitted=fit,
+        fit={} if fit is None else fit.summary(), recommendation=told, stopped=bool(stop is not None and stop()),
+        unread=tuple(_unread(ensemble, drawn, fit, pictures)), fitted=fit,
     )  # fmt: skip
+
+
+def _unread(ensemble, plan: SamplingPlan, fit, pictures: Target | None) -> list[dict]:
+    """What text encoders did not read: of what was drawn, and of the captions of fitted and held-out pictures."""
+    captions = [*(pictures.prompts if pictures is not None else ()), *(fit.gram.prompts if fit is not None else ())]
+    negative = [plan.negative_prompt] if plan.negative_prompt else []
+    parts = {"prompt": dropped(ensemble, [p for p, _ in plan.jobs], plan.reading),
+             "negative prompt": dropped(ensemble, negative, plan.reading, templates=False), "caption": dropped(ensemble, captions)}
+    return [{"what": what, **row} for what, rows in parts.items() for row in rows]
 
 
 def _samplers(ensemble, methods: Iterable[str], plan: SamplingPlan) -> str:

@@ -135,4 +135,6 @@ def _picture(sample) -> str:
 def _settings(report) -> str:
     models = "".join(f"<li>{escape(str(model.get('title', model['id'])))}: {escape(str(model['id']))}</li>" for model in report.models)
     settings = "".join(f"<li>{escape(str(key))}: {escape(str(value))}</li>" for key, value in report.settings.items())
-    return f'<h2>Made with</h2><ul class="note">{models}{settings}</ul>'
+    unread = "".join(f"<li>{escape(text)}</li>" for text in report.unread_words())
+    unread = f'<h2>Not read</h2><ul class="note">{unread}</ul>' if unread else ""
+    return f'{unread}<h2>Made with</h2><ul class="note">{models}{settings}</ul>'

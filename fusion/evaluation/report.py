@@ -17,6 +17,7 @@ from fusion.evaluation.text import table
 from fusion.methods import Cost, Sample
 from models import room
 
+SHOWN = 60  # characters of a text that is too long, to know it by
 ENDINGS = (".html", ".json")  # what a report can be saved as
 
 
@@ -47,7 +48,8 @@ class Row:
 @dataclass(frozen=True)
 class Report:
     """`fit`: plain values on how the weights were found; `settings`: steps, guidance and so on; `stopped`: ended before all was drawn.
-    `fitted`: the fit itself, with what the methods prepared; it is not saved."""
+    `unread`: what text encoders did not read, `{"what", "prompt", "not_read", "by", "model"}` each; `what` is `prompt`, `negative prompt`
+    or `caption`. `fitted`: the fit itself, with what the methods prepared; it is not saved."""
 
     rows: tuple[Row, ...]
     models: tuple[Mapping, ...]
@@ -57,6 +59,7 @@ class Report:
     fit: Mapping = field(default_factory=dict)
     recommendation: Recommendation = Recommendation(NONE)
     stopped: bool = False
+    unread: tuple[Mapping, ...] = ()
     fitted: object = field(default=None, repr=False, compare=False)
 
     @property
@@ -73,6 +76,14 @@ class Report:
         """The columns that have anything to show, with what they mean."""
         return shown(self.rows)
 
+    def unread_words(self) -> list[str]:
+        """A sentence on every text that was too long, once for all encoders that read it to the same place."""
+        by: dict[tuple[str, str, str], list[str]] = {}
+        for row in self.unread:
+            by.setdefault((row["what"], row["prompt"], row["not_read"]), []).append(f"{row['model']}'s {row['by']}")
+        return [f"The {what} \"{prompt[:SHOWN]}{'…' * (len(prompt) > SHOWN)}\" is too long; not read by {', '.join(readers)}: \"{rest}\""
+                for (what, prompt, rest), readers in by.items()]  # fmt: skip
+
     def row(self, method: str) -> Row:
         return next(row for row in self.rows if row.method == method)
 
@@ -81,6 +92,7 @@ class Report:
         content = {key: getattr(self, key) for key in ("verdict", "models", "prompts", "seeds", "settings", "fit", "stopped")}
         told = {"recommendation": asdict(self.recommendation), "record": list(self.record())}
         told["columns"] = [asdict(column) for column in self.columns()]
+        told["not_read"] = list(self.unread)
         return plain(content | told | {"rows": [_row(row) for row in self.rows]})
 
     def to_json(self) -> str:

@@ -19,7 +19,8 @@ def table(report) -> str:
     titles = {column.name: column.title for column in columns} | {"method": "Samples"}
     told = [(row.title, titles[name], text) for row in ran for name, text in notes(row).items() if name in titles]
     meanings = [f"{column.title} ({column.unit}): {column.explanation}" for column in columns if column.name in (*FIGURES, "effective")]
-    told = [*(f"{row}, {column}: {text}" for row, column, text in told), *([MARKS] if report.recommendation.method else [])]
+    told = [*(f"{row}, {column}: {text}" for row, column, text in told), *report.unread_words()]
+    told += [MARKS] if report.recommendation.method else []
     return "\n".join([*lines, "", *meanings, *told, "", report.verdict, *report.recommendation.details, *report.record()])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fusion.methods.training import found_of
 
-from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, prompts, state, texts, vote
+from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, prompts, state, texts, unread, vote
 from .panel import notes, progress, section
 
 
@@ -63,9 +63,11 @@ def _plan(session) -> str:
         f'value="{escape(prompts.joined(plan.prompts))}">'
         f"</label>{field('count', plan.count, 1, 16)}{field('first_seed', plan.first_seed, 0, state.MAX_SEED)}"
         f"{field('steps', plan.steps, 2, 100)}{field('guidance', strength, 1, 30, 'any')}</div>"
+        f'{unread.at_field(session, "prompt", plan.prompts)}'
         f'<details data-key="prompt-more"{" open" if plan.negative or plan.clip_skip else ""}><summary>{say("compare.more")}</summary>'
         f'<div class="row"><label class="field" style="flex:1;min-width:240px">{say("compare.negative")}<input type="text" data-do="plan" '
         f'data-name="negative" maxlength="4000" value="{escape(plan.negative)}"></label>{field("clip_skip", plan.clip_skip, 0, 12)}</div>'
+        f'{unread.at_field(session, "negative", [plan.negative])}'
         f'<p class="soft">{say("compare.more_help")}</p></details>'
     )
 

@@ -198,7 +198,7 @@ def blocks(session, report: dict) -> list[tuple]:
         if column["name"] in DISTANCES and len(shown) > 1:
             names = [method_title(session, row) for row in shown]
             out.append(("dots", title(session, column), names, [row[column["name"]] for row in shown]))
-    out += [("text", sentence) for sentence in _remarks(session, report, columns)]
+    out += [("text", sentence) for sentence in (*_remarks(session, report, columns), *_unread(session, report))]
     return [*out, *(("text", f"{title(session, c)}: {meaning(session, c)}") for c in columns)]
 
 
@@ -213,6 +213,16 @@ def _remarks(session, report: dict, columns: list[dict]) -> list[str]:
     order = sorted(about, key=lambda key: list(places).index(key[0]))
     return [f"{places[place]}{texts.join(session.language, about[place, note])}: {texts.translate(session.language, note)}"
             for place, note in order if note]  # fmt: skip
+
+
+def _unread(session, report: dict) -> list[str]:
+    """What text encoders did not read of what was measured, one sentence for every text and place."""
+    by: dict[tuple[str, str, str], list[str]] = {}
+    for row in report.get("not_read", ()):
+        by.setdefault((row["what"], row["prompt"], row["not_read"]), []).append(
+            session.tell("unread.by", model=row["model"], part=row["by"]))  # fmt: skip
+    return [session.tell(f"unread.{what.split()[0]}", words=rest, readers=texts.join(session.language, list(dict.fromkeys(readers))))
+            for (what, _, rest), readers in by.items()]  # fmt: skip
 
 
 def _plain_cell(row: dict, column: dict) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from . import address, charts, compare, draw, fit, measure, measured, mixer, models_section, paper, state, texts
+from . import address, charts, compare, draw, fit, measure, measured, mixer, models_section, paper, state, texts, unread
 from .panel import notes, section
 
 FILES = {"recipe": "recipe.json", "html": "scorefusion-report.html", "pdf": "scorefusion-report.pdf"}
@@ -85,6 +85,7 @@ def content(session, recipe: str) -> list[tuple]:
     if shown is not None:
         blocks.append(("heading", tell("evidence.title")))
         blocks += measured.blocks(session, shown)
+    blocks += _unread(session)
     blocks += [("heading", tell("target.title")), ("pictures", [(p.path, p.caption) for p in session.pictures])]
     blocks.append(("heading", tell("compare.title")))
     for column in session.columns:
@@ -94,6 +95,16 @@ def content(session, recipe: str) -> list[tuple]:
             shots = [column.shots[key] for key in compare.rows(session) if key in column.shots]
             blocks.append(("pictures", [(s.path, _caption(session, s)) for s in shots]))
     return [*blocks, ("folded", "recipe.json", recipe)]
+
+
+def _unread(session) -> list[tuple]:
+    """What text encoders do not read of prompts and captions, behind the text that it belongs to."""
+    plan, said = session.plan, []
+    for kind, words in (("prompt", plan.prompts), ("negative", [plan.negative]), ("caption", [p.caption for p in session.pictures])):
+        for text in dict.fromkeys(words):
+            says = unread.sentences(session, kind, [text])
+            said += [("text", session.tell("unread.of", text=text if len(text) <= 60 else text[:59] + "…", says=one)) for one in says]
+    return [("heading", session.tell("unread.title")), *said] if said else []
 
 
 def answer(session) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fusion.foreign import Foreign
 
-from . import arriving, captions, comeback, engine, foreign, state, texts
+from . import arriving, captions, comeback, engine, foreign, state, texts, unread
 from .panel import drop_words, notes, section
 
 EXAMPLES = ("valley", "coast", "island")
@@ -56,6 +56,7 @@ def render(session) -> str:
 def _thumb(session, index: int, picture) -> str:
     say = session.say
     said = [say("captions.guess")] * picture.proposed + [escape(texts.translate(session.language, picture.note))] * bool(picture.note)
+    said += [escape(words) for words in unread.sentences(session, "caption", [picture.caption])]
     note, described = "", ""
     if said:
         note, described = f'<small id="said-{index}">{" · ".join(said)}</small>', f'aria-describedby="said-{index}"'

@@ -3,7 +3,7 @@
 import pytest
 
 from models.prompts import PromptError, understood
-from models.reading import remarks, unread
+from models.reading import dropped, remarks, unread
 
 WEIGHTS = {
     "a cat": [], "((word))": [("word", 1.21)], "[word]": [("word", 0.9091)], "[(w)]": [], "a (red:1.4) cat": [("red", 1.4)],
@@ -45,3 +45,17 @@ def test_remarks_say_both(tiny_ensemble):
     rows, said = remarks(tiny_ensemble("sd"), [prompt], "prompt")
     assert rows == [] and "beyond" in said[0] and "left out" in said[-1] and not any("plain text" in one for one in said)
     assert remarks(tiny_ensemble("sd"), ["a cat"]) == remarks(tiny_ensemble("sd"), ["a cat"], "prompt") == ([], [])
+
+
+def test_negative_prompts_are_put_into_no_template(tiny_ensemble):
+    from dataclasses import replace
+
+    from fusion.commands.shared import heard
+
+    plain = tiny_ensemble("sd3")
+    members = tuple(replace(one, card=replace(one.card, prompt_template="a long style, {prompt}")) for one in plain.members)
+    ensemble, words = replace(plain, members=members), "a short dog"
+    assert dropped(ensemble, [words]) and not dropped(ensemble, [words], templates=False)
+    assert dropped(tiny_ensemble("sd"), ["a cat with a very long tail"], "prompt") == []
+    rows = heard(plain, ["a cat"], "prompt", "a dog with a very long tail")
+    assert {row["not_read"] for row in rows} == {"long tail"}
