@@ -7,7 +7,7 @@ which is only named. No picture of theirs is a recipe: it names models by file n
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fusion.intake.text import one_line
 from fusion.methods.plan import MAX_CLIP_SKIP, MAX_GUIDANCE, MAX_STEPS, SIDES
 from fusion.recipe_schema import RecipeError
 from models import bounded
+from models.families import Family
 
 PICTURES = ("PNG", "JPEG", "WEBP", "AVIF")  # what these programs write
 EXIF, USER_COMMENT, CAMERA_MODEL = 0x8769, 0x9286, 0x0110  # ComfyUI writes its graph where cameras have their names
@@ -29,7 +30,7 @@ KINDS = {
     "sampler": "sampler {}", "model": "model {}", "lora": "LoRA {}", "vae": "VAE {}", "hires": "Hires fix", "controlnet": "ControlNet",
     "variation": "variation seed", "image": "the picture that it began with", "refiner": "refiner {}",
     "prompt": "the prompt beyond {} characters",
-    "range": "{}, which cannot be drawn with", "other": "{}",
+    "negative": "the negative prompt", "clip_skip": "clip skip {}", "range": "{}, which cannot be drawn with", "other": "{}",
 }  # fmt: skip
 """What can be left: its kind and how it is said in English. `range`: a number that cannot be used, `steps 5000`."""
 
@@ -52,6 +53,20 @@ class Foreign:
     size: tuple[int, int] | None = None
     clip_skip: int | None = None
     left: tuple[tuple[str, str], ...] = ()
+
+    def for_families(self, families: Iterable[Family]) -> Foreign:
+        """With what models of these families do not take moved to `left`: a negative prompt, or a layer of CLIP.
+
+        Only families that read layer 1 are told a layer: web UIs read the others at their own, whatever their pictures say.
+        """
+        families, found = list(families), self
+        if self.negative and any(family.guidance != "batch" for family in families):
+            found = replace(found, negative="", left=(*found.left, ("negative", "")))
+        layers = {family.clip_layer for family in families}
+        if self.clip_skip is not None and layers and layers != {1}:
+            named = () if layers == {self.clip_skip} else (("clip_skip", str(self.clip_skip)),)
+            found = replace(found, clip_skip=None, left=(*found.left, *named))
+        return found
 
     @property
     def flags(self) -> str:
@@ -108,10 +123,12 @@ def read(path: str | Path) -> Foreign | None:
     try:
         with opened(path, PICTURES) as image:
             texts = {key: value for key, value in image.info.items() if isinstance(key, str) and isinstance(value, str)}
-            tags = image.getexif()
+            tags, heavy = image.getexif(), image.info.get("too heavy")
             comment, graph = tags.get_ifd(EXIF).get(USER_COMMENT), tags.get(CAMERA_MODEL)
     except Refused:
         return None
+    if heavy:
+        raise RecipeError("the texts in this picture are larger than what is read: copy prompt and settings from the program that drew it")
     if isinstance(graph, str) and graph.startswith("prompt:{"):
         texts.setdefault("prompt", graph.removeprefix("prompt:"))
     if "parameters" not in texts and (said := decoded(comment)):

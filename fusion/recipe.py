@@ -139,6 +139,8 @@ class Recipe:
         except RecipeError:
             raise
         except Exception:  # decoders raise nearly anything for broken files
+            if other := foreign.refusal(path):
+                raise other from None
             raise RecipeError("this picture cannot be read as PNG: choose an image as it was saved here, not a converted copy") from None
         if not isinstance(text, str):
             if other := foreign.refusal(path):

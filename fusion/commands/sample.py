@@ -97,9 +97,10 @@ def _recipe(args):
 
     A picture of another program names no model of here: with --models its settings are flags that were not typed, and it is said.
     """
-    from fusion.commands.shared import say
+    from fusion.commands.shared import cards_of, say
     from fusion.foreign import ForeignRecipe
     from fusion.recipe import Recipe
+    from models.families import FAMILIES
 
     if not args.recipe:
         return None
@@ -109,6 +110,7 @@ def _recipe(args):
         found = error.found
         if found is None or not args.models or not (found.prompt or args.prompt):
             raise
+    found = found.for_families(FAMILIES[card.family] for card in cards_of(args.models) if card.family in FAMILIES)
     width, height = found.size or (None, None)
     says = {"prompt": [found.prompt], "negative_prompt": found.negative or None, "seed": found.seed, "count": 1, "steps": found.steps,
             "guidance": found.guidance, "clip_skip": found.clip_skip, "width": width, "height": height}  # fmt: skip

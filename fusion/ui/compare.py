@@ -63,7 +63,7 @@ def _plan(session) -> str:
         f'value="{escape(prompts.joined(plan.prompts))}">'
         f"</label>{field('count', plan.count, 1, 16)}{field('first_seed', plan.first_seed, 0, state.MAX_SEED)}"
         f"{field('steps', plan.steps, 2, 100)}{field('guidance', strength, 1, 30, 'any')}</div>"
-        f'{unread.at_field(session, "prompt", plan.prompts)}'
+        f'{notes(session, "prompts")}{unread.at_field(session, "prompt", plan.prompts)}'
         f'<details data-key="prompt-more"{" open" if plan.negative or plan.clip_skip else ""}><summary>{say("compare.more")}</summary>'
         f'<div class="row"><label class="field" style="flex:1;min-width:240px">{say("compare.negative")}<input type="text" data-do="plan" '
         f'data-name="negative" maxlength="4000" value="{escape(plan.negative)}"></label>{field("clip_skip", plan.clip_skip, 0, 12)}</div>'
@@ -251,6 +251,9 @@ def set_plan(session, data: dict) -> None:
     plan, name, value = session.plan, data.get("name"), data.get("value")
     if name == "prompts":
         plan.prompts = prompts.split(str(value)) or plan.prompts
+        session.notes.pop("prompts", None)
+        if prompts.is_cut(str(value)):
+            session.note("prompts", "warn", session.tell("compare.prompts_cut", most=prompts.MOST, longest=prompts.LONGEST))
     elif name == "count":
         plan.count = state.whole(value, plan.count, 1, 16)
     elif name == "first_seed":

@@ -35,12 +35,13 @@ def undo(session) -> None:
 
 
 def left_words(session, kind: str, name: str) -> str:
-    """One thing that has no place here, in the visitor's language. `kind`: of `fusion.foreign.KINDS`, or `size`, `clip_skip`."""
+    """One thing that has no place here, in the visitor's language. `kind`: of `fusion.foreign.KINDS`, or `size`."""
     return session.tell(f"foreign.left.{kind}", name=name)
 
 
 def _fill(session, found) -> tuple[list[str], list[str]]:
     """Names of what was filled, and words for what has no place here."""
+    found = found.for_families(FAMILIES[c.family] for c in models_section.chosen(session) if c.family in FAMILIES)
     plan, tell, filled = session.plan, session.tell, []
     left = [left_words(session, kind, name) for kind, name in found.left]
     if found.prompt:
@@ -58,20 +59,11 @@ def _fill(session, found) -> tuple[list[str], list[str]]:
             filled.append(tell(f"foreign.{name}"))
         elif value is not None:
             left.append(left_words(session, "range", f"{tell(f'foreign.{name}')} {value}"))
-    _fill_clip_skip(session, found, filled, left)
+    if found.clip_skip or plan.clip_skip:  # counted alike, from the last layer, 1
+        plan.clip_skip = found.clip_skip or 0
+        filled.append(tell("foreign.clip_skip"))
     together = engine.loaded(models_section.chosen(session))
     if found.size is not None and (together is None or tuple(together.size) != found.size[::-1]):
         left.append(left_words(session, "size", "{} x {}".format(*found.size)))
     return filled, left
 
-
-def _fill_clip_skip(session, found, filled: list[str], left: list[str]) -> None:
-    """Both count layers from the last one, 1. Only models of layer 1 can be set: web UIs read the others at their own layer, whatever
-    their pictures say."""
-    layers = {FAMILIES[card.family].clip_layer for card in models_section.chosen(session) if card.family in FAMILIES}
-    wanted = found.clip_skip if layers == {1} and found.clip_skip else 0
-    if wanted or session.plan.clip_skip:
-        session.plan.clip_skip = wanted
-        filled.append(session.tell("foreign.clip_skip"))
-    if found.clip_skip and not wanted and layers != {found.clip_skip}:
-        left.append(left_words(session, "clip_skip", str(found.clip_skip)))

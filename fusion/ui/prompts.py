@@ -9,8 +9,19 @@ OPEN, CLOSE = "([{", ")]}"
 
 
 def split(text: str) -> tuple[str, ...]:
-    """The prompts that a field holds, at most `MOST`; `\\|` is a bar of the prompt itself."""
-    pieces, piece, depth, at = [], "", 0, 0
+    """The prompts that a field holds, at most `MOST` of at most `LONGEST` characters; `\\|` is a bar of the prompt itself."""
+    return tuple(one[:LONGEST].strip() for one in pieces(text))[:MOST]
+
+
+def is_cut(text: str) -> bool:
+    """Whether a field holds more than `split` takes."""
+    found = pieces(text)
+    return len(found) > MOST or any(len(one) > LONGEST for one in found)
+
+
+def pieces(text: str) -> tuple[str, ...]:
+    """All prompts that a field holds, whole."""
+    found, piece, depth, at = [], "", 0, 0
     while at < len(text):
         letter = text[at]
         if text.startswith("\\|", at):
@@ -21,12 +32,12 @@ def split(text: str) -> tuple[str, ...]:
         elif letter in CLOSE and depth:
             depth -= 1
         if letter == "|" and not depth:
-            pieces.append(piece)
+            found.append(piece)
             piece = ""
         else:
             piece += letter
         at += 1
-    return tuple(clean for one in (*pieces, piece) if (clean := one.strip()[:LONGEST]))[:MOST]
+    return tuple(clean for one in (*found, piece) if (clean := one.strip()))
 
 
 def joined(prompts: Sequence[str]) -> str:

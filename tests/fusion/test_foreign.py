@@ -158,6 +158,21 @@ def test_a_recipe_of_here_says_what_the_picture_says_ready_to_copy(tmp_path):
     assert sentence.startswith("this picture holds settings of A1111 and names no model") and "film_grain:0.8" in sentence
 
 
+def test_what_models_do_not_take_is_named():
+    from models.families import FAMILIES
+
+    found = Foreign("A1111", "a cat", "a dog", clip_skip=3)
+    assert found.for_families([FAMILIES["sd"]]) == found == found.for_families([])
+    assert found.for_families([FAMILIES["sdxl"]]) == Foreign("A1111", "a cat", "a dog", left=(("clip_skip", "3"),))
+    assert found.for_families([FAMILIES["flux"]]) == Foreign("A1111", "a cat", left=(("negative", ""), ("clip_skip", "3")))
+    assert Foreign("A1111", clip_skip=2).for_families([FAMILIES["sdxl"]]) == Foreign("A1111")  # its own layer
+
+
+def test_a_picture_whose_texts_are_too_large_says_so(tmp_path):
+    with pytest.raises(RecipeError, match="texts in this picture are larger than what is read: copy"):
+        Recipe.load(png(tmp_path / "a.png", "zTXt", workflow="{" + "x" * 2_000_000))
+
+
 def test_hostile_texts_are_quick_and_raise_our_own_error_only():
     start = time.monotonic()
     for text in ("<lora:" * 30_000, "<lora:a:1>b" * 15_000, 'a:["x:",' * 20_000, 'a:"b:' * 30_000, "[" * 150_000, "a:[" * 60_000,

@@ -49,13 +49,19 @@ def test_a_web_uis_picture_fills_section_four_and_the_rest_stays(session, tmp_pa
 
 @pytest.mark.parametrize(("models", "asked", "set_to", "named"), [
     (["sd"], 2, 2, False), (["sd"], None, 0, False), (["sdxl"], 2, 0, False), (["sdxl"], 3, 0, True),
-    (["flux"], 2, 0, True), ([], 2, 0, True),
+    (["flux"], 2, 0, True), ([], 2, 2, False),
 ])  # fmt: skip
 def test_clip_skip_is_set_where_it_means_the_same(session, models, asked, set_to, named):
     session.selected, session.plan.clip_skip = models, 5
     foreign.take(session, Foreign("A1111", "a cat", clip_skip=asked), "a.png")
     (_, sentence), _ = session.notes["comeback"]
     assert session.plan.clip_skip == set_to and (f"clip skip {asked}" in sentence) == named
+
+
+def test_a_negative_prompt_is_named_for_models_that_take_none(session):
+    session.selected = ["flux"]
+    foreign.take(session, Foreign("A1111", "a cat", "blurred"), "a.png")
+    assert session.plan.negative == "" and "; without a place here: the negative prompt." in session.notes["comeback"][0][1]
 
 
 def test_numbers_that_the_fields_do_not_hold_are_named_and_not_set(session):
@@ -95,6 +101,8 @@ def test_a_graph_of_comfyui_is_named_and_nothing_is_changed(session, tmp_path, l
     assert ("settings" in session.notes["comeback"][0][1]) == (language == "en")
     assert not comeback.load(session, str(png(tmp_path / "y.png", parameters="x" * 200_001)))
     assert ("characters" in session.notes["comeback"][0][1]) == (language == "en")
+    assert not comeback.load(session, str(png(tmp_path / "z.png", "zTXt", workflow="{" * 2_000_000)))
+    assert ("larger" in session.notes["comeback"][0][1]) == (language == "en")
 
 
 def test_target_pictures_offer_what_they_say(session, tmp_path):
@@ -111,7 +119,7 @@ def test_target_pictures_offer_what_they_say(session, tmp_path):
 
 def test_every_kind_has_its_words():
     for language in texts.LANGUAGES:
-        for kind in (*KINDS, "size", "clip_skip"):
+        for kind in (*KINDS, "size"):
             words = foreign.left_words(state.Session(language=language), kind, "x")
-            assert words and (language == "ja" or kind in ("size", "clip_skip", "lora") or words == KINDS[kind].format("x"))
+            assert words and (language == "ja" or kind in ("size", "lora") or words == KINDS[kind].format("x"))
     assert reading.of_infotext(TEXT).left

@@ -40,3 +40,10 @@ def test_rows_before_the_first_image_are_those_to_be_drawn():
     session.plan.prompts, session.plan.count, session.plan.first_seed = ("a cat", "a dog"), 2, 5
     session.columns.append(state.Column("mixture", ""))
     assert compare.rows(session) == [("a cat", 5), ("a cat", 6), ("a dog", 5), ("a dog", 6)]
+
+
+def test_what_a_field_does_not_take_is_said():
+    session = state.Session()
+    for value, said in (("|".join("abcdefghijklmnopqrst"), True), ("x" * 4001, True), ("x" * 4000 + " | b", False)):
+        compare.set_plan(session, {"name": "prompts", "value": value})
+        assert ("at most 16 prompts of 4000" in compare._plan(session).lower()) == said
