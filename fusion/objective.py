@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fusion import pace
 from fusion.gram import ResidualGram
 from fusion.memory import halving
 from fusion.parallel import ALONE, Team
@@ -121,19 +122,34 @@ def fit_gram(ensemble, images, prompts, *, levels=16, draws=1, seed=0, batch_siz
     distinct = sorted(set(prompts))
     groups = torch.tensor([distinct.index(p) for p in prompts])
     x0 = _encoded(ensemble, images, kept, team, stop)
-    predict = halving(attentive(ensemble.predictor(distinct), len(ensemble.names), stop))
+    predict = asked = _Asked(halving(attentive(ensemble.predictor(distinct), len(ensemble.names), stop)), len(ensemble.names))
     room = 2**16 if ensemble.device.type == "cpu" else 2**18  # latent numbers a call: Stop waits for one
     if kept is not None:
         predict = kept.predictor(ensemble, predict, distinct)
+    begun = pace.clock()
     try:
-        return residual_gram(
+        found = residual_gram(
             lambda x_t, level, index: predict(x_t, level, groups[index]), x0, ensemble.noise, strata_of(ensemble.noise, levels),
             generator=torch.Generator().manual_seed(seed), groups=groups, draws=draws, progress=progress, stop=stop, names=ensemble.names,
             prompts=prompts, batch_size=batch_size or max(1, min(64, room // x0[0].numel())), team=team,
             seeds=picture_seeds(images, seed) if seeds == "picture" else None)  # fmt: skip
+        if asked.evaluations == 2 * levels * draws * len(images) * len(ensemble.names):  # all of it, here and now
+            pace.read(ensemble, asked.evaluations, pace.clock() - begun)
+        return found
     finally:
         if kept is not None:
             kept.flush()
+
+
+class _Asked:
+    """A predictor that counts the network evaluations it was asked for."""
+
+    def __init__(self, predict, members: int):
+        self.predict, self.every, self.evaluations = predict, range(members), 0
+
+    def __call__(self, x_t, level, index, **more):
+        self.evaluations += len(x_t) * len(more.get("members", self.every))
+        return self.predict(x_t, level, index, **more)
 
 
 def _encoded(ensemble, images: Sequence, kept, team: Team, stop) -> torch.Tensor:

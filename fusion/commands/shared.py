@@ -100,7 +100,8 @@ def priced(cost: Cost) -> str:
     text = f"{cost.evaluations:g} network evaluations each, {cost.memory:.2f} x the memory of one model"
     text += f" ({cost.saved:g} saved by the guidance interval)" if cost.saved else ""
     text += f", {cost.preparation:,} evaluations once" if cost.preparation else ""
-    return text + (f", about {cost.training_seconds:.0f} s of training once" if cost.training_seconds else "")
+    how = "at most" if cost.at_most else "about"
+    return text + (f", {how} {cost.training_seconds:.0f} s of training once" if cost.training_seconds else "")
 
 
 def shipped_calibration(cards: Sequence[ModelCard], names: Sequence[str]) -> Calibration | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from fusion import pace
 from fusion.evaluation.report import Report, Row
 from fusion.evaluation.weighing import RESIDUAL_SAMPLES, weigh
 from fusion.methods import METHODS, SINGLES, Method, MethodError, Sample, SamplingPlan
@@ -120,10 +120,12 @@ def _run(ensemble, method: Method, fit, plan: SamplingPlan, on_sample) -> tuple[
     """Draw one method's samples and note its price; a method that cannot run says why. Also the fit, with what the method prepared."""
     samples: list[Sample] = []
     try:
-        cost, start = method.cost(ensemble, fit, plan), time.perf_counter()
+        cost, start = method.cost(ensemble, fit, plan), pace.clock()
         if method.prepare is not None:
-            fit = method.prepare(ensemble, fit, plan)
-        prepared = time.perf_counter()
+            with pace.timed(pace.networks_of(ensemble), "search", 0 if cost.training_seconds else cost.preparation, name=method.name,
+                            pixels=pace.pixels(ensemble)):  # fmt: skip
+                fit = method.prepare(ensemble, fit, plan)
+        prepared = pace.clock()
         for sample in method.run(ensemble, fit, plan):
             samples.append(sample)
             if on_sample is not None:
@@ -132,7 +134,10 @@ def _run(ensemble, method: Method, fit, plan: SamplingPlan, on_sample) -> tuple[
         return Row(method.name, method.title, {}, problem=str(error)), fit
     if not samples:
         return Row(method.name, method.title, {}, cost, problem="stopped before its first batch was complete"), fit
-    seconds, weights = (time.perf_counter() - prepared) / len(samples), dict(zip(ensemble.names, samples[0].weights.tolist()))
+    drawing = pace.clock() - prepared
+    if len(samples) == len(plan.jobs):
+        pace.drew(ensemble, plan, method.name, cost.evaluations, len(samples), drawing)
+    seconds, weights = drawing / len(samples), dict(zip(ensemble.names, samples[0].weights.tolist()))
     notes = _once(prepared - start, samples[0].trained)
     return Row(method.name, method.title, weights, cost, seconds, samples=tuple(samples), notes=notes), fit
 

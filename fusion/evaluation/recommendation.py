@@ -124,7 +124,8 @@ def _how_sure(rival, lead: Estimate, samples: int, images: int) -> str:
     told = f"{figures.figure(lead.value, figures.half(lead.low, lead.high))}, 95 % interval {ends}" if ends else (
         f"{figures.figure(lead.value)}; so few images give no interval")  # fmt: skip
     more = "" if lead.low > 0 else ": draw more to be sure"
-    return (f"The difference to {rival.title} is {told}, by {_counted(samples, 'sample')} a method and {_counted(images, 'held-out image')}"
+    other = "the best single model" if rival.method == "single" else rival.title
+    return (f"The difference to {other} is {told}, by {_counted(samples, 'sample')} a method and {_counted(images, 'held-out image')}"
             f"{more}.")  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from fusion import pace
 from fusion.guidance import guided_steps
 from fusion.memory import free, out_of_memory
 from fusion.methods.plan import Cost, MethodError, Remark, Sample, SamplingPlan, Stopped
@@ -39,8 +40,10 @@ def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | No
         while at < len(batch):
             now = batch[at : at + (fits or len(batch))]
             try:
-                advance = _advance(plan, number * plan.steps, len(batches) * plan.steps, member or method)
+                steps = pace.Steps()
+                advance = _advance(plan, number * plan.steps, len(batches) * plan.steps, member or method, steps)
                 drawn, remarks = (images or by_pipeline)(ensemble, plan, weights, now, advance)
+                pace.batch(ensemble, steps, method, len(now), plan.steps)
             except Stopped:
                 return
             except Exception as error:
@@ -56,14 +59,16 @@ def draw(ensemble, plan: SamplingPlan, weights, *, method: str, member: str | No
             at += len(now)
 
 
-def _advance(plan: SamplingPlan, done: int, total: int, label: str) -> Callable[..., None]:
-    """`advance(message="")`: one step more of `total`, `done` of them before this batch. Raises Stopped, now and after any step."""
+def _advance(plan: SamplingPlan, done: int, total: int, label: str, each: Callable[[], None]) -> Callable[..., None]:
+    """`advance(message="")`: one step more of `total`, `done` of them before this batch, and a call of `each`. Raises Stopped, now and
+    after any step."""
     if plan.stopped():
         raise Stopped
     step = 0
 
     def advance(message: str = "") -> None:
         nonlocal step
+        each()
         if plan.stopped():
             raise Stopped
         step = min(step + 1, plan.steps)

@@ -202,6 +202,7 @@ class Cost:
     """`evaluations`: network evaluations per image. `memory`: bytes held against one single model. `training_seconds`: before drawing.
 
     `preparation`: network evaluations spent once, before the first image. `saved`: evaluations per image that the guidance interval saves.
+    `at_most`: the training may end earlier, and how early is not known before the first one here.
     """
 
     evaluations: float
@@ -209,6 +210,7 @@ class Cost:
     training_seconds: float = 0.0
     preparation: int = 0
     saved: float = 0.0
+    at_most: bool = False
 
 
 @dataclass(frozen=True)

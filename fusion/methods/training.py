@@ -82,7 +82,7 @@ def _run(way: Way, ensemble, fit, plan: SamplingPlan) -> Iterator[Sample]:
 
 
 def _cost(way: Way, ensemble, fit, plan: SamplingPlan) -> Cost:
-    """One network at every step, and its training unless that is done: seconds from one timed forward pass."""
+    """One network at every step, and its training unless that is done: seconds as `adapting.seconds` has them."""
     trained = plan.trained if plan.trained is not None else fit.trained.get(way.name) if fit is not None else None
     if trained is not None:
         with _refusals():
@@ -101,7 +101,7 @@ def _cost(way: Way, ensemble, fit, plan: SamplingPlan) -> Cost:
             seconds += longer
         extra = lora_bytes(ensemble.members[k]) + (code_bytes(ensemble, k, source_phase.DIMENSIONS) if way.reads else 0)
         memory = memory_ratio(ensemble, [k]) + extra / _bytes_of(ensemble, k)
-    return price(ensemble, plan, 1, memory, seconds, drawn)
+    return replace(price(ensemble, plan, 1, memory, seconds, drawn), at_most=adapting.share(ensemble, k) is None)
 
 
 # ------------------------------------------------------------------------------------------------ representations

@@ -6,8 +6,6 @@ The early stopping looks at held-out ones of the target images, at the same nois
 from __future__ import annotations
 
 import copy
-import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fusion import pace
 from fusion.kept import digest, identities
 from fusion.transfer.networks import RANK, TransferError, adapted, plain_attention, recomputing, task_of, trainable_copy
 from fusion.transfer.representation import Representation
@@ -83,9 +82,17 @@ def adapt(ensemble: Ensemble, k: int, images: Sequence[Image.Image], prompts: Se
         message=f"training {ensemble.names[k]} on {len(task)} images", relief=lambda: recomputing(bench.network),
         checkpoint=checkpoint,
     )  # fmt: skip
+    _note(ensemble.members[k].network, course, schedule, len(images))
     kept = {name: p.detach().cpu().clone() for name, p in bench.lora.items()}
     code = None if bench.code is None else bench.code.cpu().requires_grad_(False)
     return Trained(method, ensemble.names[k], rank, kept, course, (len(fitted), len(held)), code, dict(notes or {}))
+
+
+def _note(network: nn.Module, course, schedule: Schedule, images: int) -> None:
+    """Leave the pace of a training behind and, where it came to its end, how far it went."""
+    pace.record([network], "train", course.seconds, _copies(images, schedule, course.steps, len(course.curve)))
+    if not course.stopped:
+        pace.record([network], "course", course.steps, schedule.steps)
 
 
 def _name(ensemble: Ensemble, k: int, images, prompts, representation, freeze: bool, rank: int, schedule: Schedule) -> str:
@@ -112,34 +119,43 @@ def with_trained(ensemble: Ensemble, trained: Trained) -> Ensemble:
     return adapted(ensemble, k, network, None if code is None else copy.deepcopy(code).to(network.device))
 
 
-_paces: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # network -> seconds of a forward pass, per image
-
-
 def seconds(ensemble: Ensemble, k: int, images: int, schedule: Schedule | None = None) -> float:
-    """How long `adapt` takes here on so many images if it is not stopped early; from one timed forward pass, see `pace`."""
+    """How long `adapt` takes here on so many images: from the trainings of this network before, their pace and what share of their steps
+    they went; before the first, all steps at the pace of a timed forward pass (`probe`), which is the most that it takes."""
     schedule = schedule or SCHEDULE
+    steps = round(schedule.steps * (share(ensemble, k) or 1.0))
+    return _copies(images, schedule, steps, 1 + steps // schedule.every) * probe(ensemble, k)
+
+
+def share(ensemble: Ensemble, k: int) -> float | None:
+    """What share of its steps the last training of member k went before nothing better came; None before the first."""
+    return pace.of([ensemble.members[k].network], "course")
+
+
+def _copies(images: int, schedule: Schedule, steps: int, looks: int) -> int:
+    """Forward passes of one noisy copy that so many steps and looks at the held-out images take; a backward pass counts as two."""
     fitted, held = split(images, schedule.seed)
-    looks = 1 + schedule.steps // schedule.every
-    copies = 3 * schedule.steps * _batch(schedule, len(fitted)) + looks * 2 * LEVELS * len(held)  # backward costs two forward passes
-    return copies * pace(ensemble, k)
+    return 3 * steps * _batch(schedule, len(fitted)) + looks * 2 * LEVELS * len(held)
 
 
-def pace(ensemble: Ensemble, k: int) -> float:
-    """Seconds of member k's forward pass for one image, in the precision and batch of training; timed once for each network."""
+def probe(ensemble: Ensemble, k: int) -> float:
+    """Seconds of member k's forward pass for one noisy copy while it is trained, as last measured; where nothing was, timed now."""
     network = ensemble.members[k].network
-    if network not in _paces:
+    known = pace.of([network], "train")
+    if known is None:
         copied, _ = trainable_copy(ensemble.members[k], 0)
         plain_attention(copied)
         task = task_of(ensemble, k, copied, [Image.new("RGB", ensemble.size[::-1])], [""])
         found = [_timed(lambda: task.measure(same, levels=1)) / 2]  # also prepares kernels: counts only where even this takes long
         if found[0] < 2:
             found = [_timed(lambda: task.measure(same, levels=8)) / 16 for _ in range(3)]  # the least: others may be at work here, too
-        _paces[network] = min(found)
-    return _paces[network]
+        known = min(found)
+        pace.record([network], "train", known, 1)
+    return known
 
 
 def _timed(work: Callable[[], object]) -> float:
     """Seconds that it takes."""
-    begun = time.perf_counter()
+    begun = pace.clock()
     work()
-    return time.perf_counter() - begun
+    return pace.clock() - begun

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fusion.kept import digest, identities
 from fusion.transfer import learning
-from fusion.transfer.adapting import pace
+from fusion.transfer.adapting import probe
 from fusion.transfer.diagnosis import LEVELS as DIAGNOSIS_LEVELS
 from fusion.transfer.diagnosis import Loss, diagnose, leave_out
 from fusion.transfer.learning import LEVELS, Source, learn
@@ -60,12 +60,12 @@ def learned_for(ensemble: Ensemble, prompts: Sequence[str], *, progress: Progres
 
 
 def price(ensemble: Ensemble, k: int) -> tuple[float, int]:
-    """`(seconds, network evaluations for drawing)` of `learned_for`, if every member is as fast as member k; nothing is run but `pace`."""
+    """`(seconds, network evaluations for drawing)` of `learned_for`, if every member is as fast as member k; nothing is run but `probe`."""
     drawn = 0 if all(has_population(member.card) for member in ensemble.members) else IMAGES * DRAWING_STEPS
     held = round(HELD_OUT * IMAGES)
     looks = (1 + SHORT.steps // SHORT.every) * 2 * LEVELS * held + 3 * 2 * DIAGNOSIS_LEVELS * held
     copies = len(ensemble) * (drawn + 3 * SHORT.steps * SHORT.batch + looks)
-    return copies * pace(ensemble, k), len(ensemble) * drawn
+    return copies * probe(ensemble, k), len(ensemble) * drawn
 
 
 def represent(ensemble: Ensemble, pictures: Sequence[Pictures], *, dimensions: int = DIMENSIONS, schedule: Schedule | None = None,

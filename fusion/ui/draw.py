@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from fusion import hosting
+from fusion import hosting, pace
 
-from .engine import distance_form, ensemble, key_of, loaded, open_images
+from . import state
+from .engine import distance_form, ensemble, loaded, open_images
 
 MOVED = "set on the page"  # how weights were found that someone moved in the mixer
 YOURS = {"mix": "mixture", "blend": "scorefusion"}  # the method that the mixer's weights stand for, by mode
@@ -33,12 +33,35 @@ def guidance(plan, chosen) -> float:
     return together.guidance if together is not None else chosen[0].usual_guidance if chosen else 1.0
 
 
-_pace: dict[tuple, float] = {}  # ensemble -> seconds a network evaluation took when it last drew here
+def warm(chosen) -> None:
+    """Load the models and, where nothing runs meanwhile, time one small forward pass of theirs, so that prices are told in time, too."""
+    together = ensemble(chosen)
+    if not hosting.zerogpu() and not state.working():
+        pace.probe(together)
 
 
-def pace(chosen) -> float | None:
-    """Seconds for one network evaluation of these models on this machine, as last measured; None before the first images."""
-    return _pace.get(key_of(chosen))
+def takes(chosen, method: str, plan, cost, images: int) -> float | None:
+    """Seconds that a method takes for so many images of this plan on this machine, its search and its training among them; None while the
+    models are not loaded, and before anything of theirs was measured here."""
+    together = loaded(chosen)
+    if together is None:
+        return None
+    name = YOURS["mix"] if method == "yours" else method
+    drawing = pace.drawing(together, settings(plan, chosen), name, cost.evaluations, images)
+    search = pace.searching(together, name, cost.preparation) if cost.preparation and not cost.training_seconds else 0.0
+    return None if drawing is None or search is None else drawing + search + cost.training_seconds
+
+
+def searches(chosen, method: str, evaluations: float) -> float | None:
+    """Seconds of what a method looks for once; None as in `takes`."""
+    together = loaded(chosen)
+    return None if together is None else pace.searching(together, method, evaluations)
+
+
+def reads(chosen, evaluations: float) -> float | None:
+    """Seconds of measuring residuals with so many network evaluations; None as in `takes`."""
+    together = loaded(chosen)
+    return None if together is None else pace.reading(together, evaluations)
 
 
 def samples(chosen, result, method: str, plan, weights, *, job):
@@ -51,13 +74,13 @@ def samples(chosen, result, method: str, plan, weights, *, job):
     hosting.check(models=chosen, samples=wanted, steps=plan.steps)
     _check_training(chosen, result, [name], asked, job)
     held = hosting.seconds(len(chosen) * plan.steps * wanted * _halves(asked), wanted)
-    start, images = time.monotonic(), 0
+    start, images = pace.clock(), 0
     for sample in hosting.stream(_drawn, chosen, result, name, asked, job=job, seconds=held):
         images += 1
         yield sample
-    if images and images == wanted:
-        evaluations = METHODS[name].cost(ensemble(chosen), result, asked).evaluations
-        _pace[key_of(chosen)] = (time.monotonic() - start) / (images * evaluations)
+    if images and images == wanted and not hosting.zerogpu():  # there, waiting for a GPU counts as drawing
+        together = ensemble(chosen)
+        pace.drew(together, asked, name, METHODS[name].cost(together, result, asked).evaluations, images, pace.clock() - start)
 
 
 def _drawn(chosen, result, name: str, asked, *, job):
@@ -137,6 +160,16 @@ def _prepared(chosen, result, method: str, asked, stage: str, *, job):
     together = ensemble(chosen, job.loading)
     job.enter(stage)
     asked = asked.with_(stop=job.stopped, progress=job.report)
+    cost = METHODS[method].cost(together, result, asked)
+    with pace.timed(pace.networks_of(together), "search", 0 if cost.training_seconds else cost.preparation, name=method,
+                    pixels=pace.pixels(together)):  # fmt: skip
+        return _found(together, result, method, asked)
+
+
+def _found(together, result, method: str, asked):
+    """`(fit, distance form)`: what the method's search or training leaves."""
+    from fusion.methods import METHODS
+
     if method == "matched":
         from fusion.methods.matched import match
 

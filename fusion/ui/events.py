@@ -19,6 +19,7 @@ from . import (
     comeback,
     comeback_card,
     compare,
+    draw,
     engine,
     evidence,
     first_screen,
@@ -162,7 +163,7 @@ def on_warm(session: state.Session) -> list:
     chosen = models_section.chosen(session)
     if session.fit is not None and not session.stale() and not any(card.is_hub for card in chosen):
         with contextlib.suppress(ValueError, OSError):
-            engine.ensemble(chosen)
+            draw.warm(chosen)
     return refresh(session)
 
 

@@ -62,10 +62,10 @@ def _cost(session, held: int) -> str:
         return session.say("price.unknown")
     levels, members = session.level_count, len(session.selected)
     reading = 2 * levels * members * (held * session.draws + len(session.plan.methods) * min(session.measure_count, 32))
-    pace = draw.pace(models_section.chosen(session))
-    if pace is None:
+    read = draw.reads(models_section.chosen(session), reading)
+    if seconds is None or read is None:
         return session.say("measure.cost", evaluations=f"{drawn + reading:,.0f}")
-    time = methods.duration(session, seconds + reading * pace)
+    time = methods.duration(session, seconds + read)
     return session.say("measure.cost_timed", evaluations=f"{drawn + reading:,.0f}", time=time)
 
 

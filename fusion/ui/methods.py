@@ -100,23 +100,26 @@ def told(session, cost) -> str:
         return texts.translate(session.language, cost)
     parts = [tell("price.evaluations", count=f"{cost.evaluations:,.0f}"), tell("price.memory", ratio=f"{cost.memory:.1f}")]
     if cost.training_seconds:
-        parts.append(tell("price.training", time=duration(session, cost.training_seconds)))
+        parts.append(tell("price.training_most" if cost.at_most else "price.training", time=duration(session, cost.training_seconds)))
     elif cost.preparation:
-        parts.append(tell("price.preparation", count=f"{cost.preparation:,.0f}"))
+        search = draw.searches(models_section.chosen(session), "matched", cost.preparation)
+        count = f"{cost.preparation:,.0f}"
+        parts.append(tell("price.preparation", count=count) if search is None else
+                     tell("price.search", count=count, time=duration(session, search)))  # fmt: skip
     return " · ".join(parts)
 
 
 def total(session, images: int | None = None) -> tuple[float, float | None]:
-    """Network evaluations of the grid (or of `images` a method), and seconds at the pace of these models here (None: not known yet)."""
-    plan, evaluations, training = session.plan, 0.0, 0.0
-    images = images or len(plan.prompts) * plan.count
+    """Network evaluations of the grid (or of `images` a method), and seconds by the paces measured here (None: not known yet)."""
+    plan, evaluations, seconds = session.plan, 0.0, 0.0
+    images, cards = images or len(plan.prompts) * plan.count, models_section.chosen(session)
     for name in plan.methods:
         cost = price(session, name)
         if cost is not None and not isinstance(cost, str):
             evaluations += cost.evaluations * images + cost.preparation * (not cost.training_seconds)
-            training += cost.training_seconds
-    pace = draw.pace(models_section.chosen(session))
-    return evaluations, None if pace is None else evaluations * pace + training
+            one = draw.takes(cards, name, plan, cost, images)
+            seconds = None if seconds is None or one is None else seconds + one
+    return evaluations, seconds
 
 
 def duration(session, seconds: float) -> str:

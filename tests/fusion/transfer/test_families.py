@@ -9,7 +9,7 @@ from PIL import Image
 
 from fusion.methods.drawing import draw
 from fusion.methods.plan import SamplingPlan
-from fusion.transfer.adapting import adapt, pace, with_trained
+from fusion.transfer.adapting import adapt, probe, with_trained
 from fusion.transfer.networks import TransferError, conditions, embeddings, lora_bytes, trainable_copy
 from fusion.transfer.sources import blank, fits, fresh
 from fusion.transfer.training import Schedule
@@ -39,7 +39,7 @@ def test_a_lora_changes_nothing_until_it_is_trained_then_lowers_the_loss(tiny_en
     trained = adapt(ensemble, 1, pictures(), PROMPTS, method="finetune", schedule=FEW)
     assert trained.course.gain > 0 and not np.array_equal(before, images(with_trained(ensemble, trained)))
     assert np.array_equal(before, images(ensemble.subset([1])))  # the member itself is as it was
-    assert lora_bytes(ensemble.members[1]) == sum(4 * t.numel() for t in trained.tensors.values()) and pace(ensemble, 1) > 0
+    assert lora_bytes(ensemble.members[1]) == sum(4 * t.numel() for t in trained.tensors.values()) and probe(ensemble, 1) > 0
 
 
 @pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.text])
