@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import threading
 
+import torch
 from torch import nn
 
 making = threading.RLock()
@@ -28,7 +30,32 @@ def own_pipeline(pipeline: object, *, draws: bool = True) -> object:
     mine.scheduler = copy.deepcopy(pipeline.scheduler)  # not from its configuration: what somebody set on it counts
     if draws and isinstance(getattr(pipeline, "vae", None), nn.Module):
         mine.vae = own_module(pipeline.vae)  # SDXL's is made float32 and half again within a call; slicing and tiling are set on it
+    _one_noise(mine)
     return mine
+
+
+def _one_noise(pipeline: object) -> None:
+    """Have the pipeline draw its starting noise in single precision and round it: before PyTorch 2.13 half precision has other numbers of
+    a generator, so that a seed would be one picture on a GPU and another on a processor."""
+    of_class = getattr(type(pipeline), "prepare_latents", None)
+    if of_class is None or "dtype" not in inspect.signature(of_class).parameters:
+        return
+    prepare = functools.partial(of_class, pipeline)
+
+    @functools.wraps(of_class)
+    def prepared(*args: object, **kwargs: object) -> object:
+        given = inspect.signature(prepare).bind(*args, **kwargs)
+        wanted = given.arguments.get("dtype")
+        if wanted not in (torch.float16, torch.bfloat16):
+            return prepare(*args, **kwargs)
+        given.arguments["dtype"] = torch.float32
+        found = prepare(*given.args, **given.kwargs)
+        rounded = lambda x: x.to(wanted) if isinstance(x, torch.Tensor) and x.dtype == torch.float32 else x  # noqa: E731
+        return tuple(map(rounded, found)) if isinstance(found, tuple) else rounded(found)
+
+    pipeline.prepare_latents = prepared
+
+
 
 
 def own_module(module: nn.Module) -> nn.Module:

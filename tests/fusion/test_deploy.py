@@ -97,7 +97,9 @@ def test_the_rendered_folder_holds_what_runs_and_nothing_else(space):
     assert {"app.py", "README.md", "requirements.txt", "spaces.yaml", "fusion/ui/page.py", "fusion/ui/mixer.js"} <= files
     assert {"models/catalog.yaml", "assets/calibration/portraits.safetensors"} <= files
     assert "assets/models/portraits/harbor/unet/diffusion_pytorch_model.safetensors" in files
-    assert not [f for f in files if f.startswith(("tests", "assets/models/portraits/harbor-lora", "assets/studies")) or "__pycache__" in f]
+    assert not [f for f in files if f.startswith(("tests", "assets/models/portraits/harbor-lora")) or "__pycache__" in f]
+    studies = {f"assets/studies/{name}/{name}.json" for name in ("evidence", "recommendation")}  # what the page recommends, how often right
+    assert {f for f in files if f.startswith("assets/studies")} == studies
     assert not [file for file in space.folder.rglob("*") if file.is_symlink()]
     assert list(targets(space.folder / "spaces.yaml")) == ["cpu-demo"]
 
