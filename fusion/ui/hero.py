@@ -206,7 +206,7 @@ def _row(session, row: dict, report: dict | None, name: str | None, top: float) 
     weights = row["weights"]
     detail = row["member"] or (" ".join(charts.decimals(weights)) if weights is not None and len(weights) <= 6 else "")
     place = measured.placed(report, row) if report else ""
-    badge = f' <span class="badge">{session.say(f"measure.{place}")}</span>' if place == "recommended" else ""
+    badge = f' <span class="badge">{session.say(f"measure.{place}")}</span>' if place else ""
     method = session.say(f"method.{row['method']}")
     return (
         f'<div class="hero-row {"best" if place == "recommended" else ""}"><div><strong>{method}</strong>{badge}<br>'
