@@ -68,8 +68,10 @@ def compare(
         residual_samples=RESIDUAL_SAMPLES if read_features is True else int(read_features),
         progress=_part(progress, len(methods), len(methods) + 1, "weighing"),
     )  # fmt: skip
-    rows = rows if keep is None else [replace(row, samples=row.samples[:keep]) for row in rows]
     drawn = SamplingPlan(prompts, seeds, **settings)
+    if keep is not None:  # the same places of the plan in every row, whatever order a method drew in
+        kept = set(drawn.jobs[:keep])
+        rows = [replace(row, samples=tuple(one for one in row.samples if (one.prompt, one.seed) in kept)) for row in rows]
     return Report(
         tuple(rows), tuple(described(card) for card in ensemble.cards), tuple(p for p, _ in drawn.jobs), tuple(s for _, s in drawn.jobs),
         settings={"steps": drawn.steps, "guidance": drawn.guidance, "images a method": len(drawn.jobs)}

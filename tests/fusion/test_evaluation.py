@@ -300,3 +300,10 @@ def test_html_escapes_what_users_wrote():
     fit = {"calibrated": {"members": {evil: member}, "verdict": evil}, "explanation": evil}
     text = Report((row, broken), ({"id": evil, "title": evil},), (evil,), (1,), {evil: evil}, fit, Recommendation(evil)).to_html()
     assert "<script" not in text and not [tag for tag, _ in Page(text).tags if tag == "script"]
+
+
+def test_rows_keep_the_same_places_whatever_order_a_method_draws_in(ensemble, fit):
+    prompts, seeds = ["a cat", "a dog", "a cat", "a hen", "a dog", "a hen"], [3, 4, 5, 6, 7, 8]
+    found = compare(ensemble, ["mixture", "uniform"], prompts, seeds, fit=fit, steps=1, keep=3)
+    kept = [{(one.prompt, one.seed) for one in row.samples} for row in found.rows]
+    assert kept == [{("a cat", 3), ("a dog", 4), ("a cat", 5)}] * 2

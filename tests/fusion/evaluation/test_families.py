@@ -25,8 +25,10 @@ def covers(estimates, truth):
 
 
 def test_labels_and_the_number_of_independent_samples():
-    samples = [SimpleNamespace(family=f) for f in (None, ("a cat", 1), None, ("a cat", 1), ("a dog", 1))]
+    samples = [SimpleNamespace(family=f, seed=n) for n, f in enumerate((None, ("a cat", 1), None, ("a cat", 1), ("a dog", 1)))]
     assert families_of(samples).tolist() == [0, 1, 2, 1, 3]
+    grid = [SimpleNamespace(family=None, seed=seed) for _prompt in range(3) for seed in (7, 8)]  # one noise under three prompts
+    assert families_of(grid).tolist() == [0, 1, 0, 1, 0, 1] and effective(families_of(grid)) == 2
     assert effective(families_of(samples)) == pytest.approx(25 / 7) and effective(np.arange(9)) == 9 and effective(np.zeros(9, int)) == 1
     assert labels(["b", "a", "b"], 3).tolist() == [1, 0, 1] and labels(None, 3).tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="one label for each"):
