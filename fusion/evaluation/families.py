@@ -36,7 +36,7 @@ class Descent:
 
 
 def families_of(samples: Sequence) -> np.ndarray:
-    """`(N,)` labels 0..F-1: samples of one `family` share one; those without a family that start from one seed, under several prompts, share
+    """`(N,)` labels 0..F-1: samples of one `family` share one; those without a family that start from one seed under several prompts share
     their noise and so another one."""
     seen: dict = {}
     return np.array([seen.setdefault(s.seed if s.family is None else s.family, len(seen)) for s in samples], dtype=int)
