@@ -11,11 +11,13 @@ import math
 import os
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from fusion.manifest import FILE, Limits, ManifestError, Target, targets
 from fusion.stopping import Interrupted
+from models.causes import kind
 from models.room import DiskFull
 
 TARGET = "SCOREFUSION_TARGET"  # environment variable that names the target of spaces.yaml
@@ -110,6 +112,14 @@ def seconds(evaluations: float, images: int = 0, more: float = 0.0) -> int:
     return needed
 
 
+class Elsewhere(RuntimeError):
+    """A failure in the process that held the GPU: of which kind (`models.causes.KINDS`), and for the log its traceback as text."""
+
+    def __init__(self, kind: str, trace: str = ""):
+        super().__init__(trace)
+        self.kind = kind
+
+
 def call(task: Callable, *arguments: object, job, seconds: int = SHORTEST) -> object:
     """`task(*arguments, job=job)`, where there is a GPU. On ZeroGPU `task` and `arguments` are pickled: functions of modules, CPU data."""
     if not zerogpu():
@@ -119,7 +129,7 @@ def call(task: Callable, *arguments: object, job, seconds: int = SHORTEST) -> ob
             if name == "result":
                 return content
             _heard(name, content, job)
-    raise RuntimeError("the GPU was taken away before the work was done: try again")
+    raise Elsewhere("gpu", "the GPU was taken away before the work was done: try again")
 
 
 def stream(task: Callable, *arguments: object, job, seconds: int = SHORTEST) -> Iterator:
@@ -143,8 +153,8 @@ def stream(task: Callable, *arguments: object, job, seconds: int = SHORTEST) -> 
 def _heard(name: str, content, job) -> None:
     """Pass one event on to the job. Raises what the task raised, and Interrupted once the job is stopped."""
     if name == "failed":
-        kind, text = content
-        raise {"value": ValueError, "memory": MemoryError}.get(kind, RuntimeError)(text)
+        what, text = content
+        raise ValueError(text) if what == "ours" else MemoryError(text) if what == "memory" else Elsewhere(what, text)
     getattr(job, name)(*content)
     if job.stopped():
         raise Interrupted
@@ -176,8 +186,6 @@ class Wire:
 
     def work(self, task: Callable, arguments: tuple) -> None:
         """Run the task to its end; its results and its failure are events, too: an exception itself would lose its words on the way."""
-        from fusion.memory import out_of_memory
-
         try:
             result = task(*arguments, job=self)
             if isinstance(result, Iterator):
@@ -186,9 +194,8 @@ class Wire:
                 result = None
             self.events.put(("result", result))
         except Exception as error:
-            ours = isinstance(error, (ValueError, FileNotFoundError, DiskFull))
-            kind = "memory" if out_of_memory(error) else "value" if ours else "other"
-            self.events.put(("failed", (kind, str(error) if kind == "value" else f"{type(error).__name__}: {error}")))
+            what = "ours" if isinstance(error, DiskFull) else kind(error)
+            self.events.put(("failed", (what, str(error) if what == "ours" else traceback.format_exc())))
 
 
 def _events(task: Callable, arguments: tuple, seconds: int) -> Iterator[tuple[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,13 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from .causes import reason
 from .errors import ModelError
 from .families import Family
 from .inversions import Inversion, teach
 from .lora import Change, Lora, changeable, read_lora
+
+log = logging.getLogger(__name__)
 
 Worn = Sequence[tuple[Path, float]]  # adapters' files and strengths
 
@@ -96,8 +100,9 @@ def add_adapters(components: Mapping[str, object], network: nn.Module, family: F
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ModelError):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"'{title}': the adapter does not fit its base ({reason}): use the model it was trained on") from error
+        why = reason(error, "its weights have other shapes or names")
+        log.info("%s: the adapter does not fit its base", title, exc_info=True)
+        raise ModelError(f"'{title}': the adapter does not fit its base ({why}): use the model it was trained on") from error
     if merge and not dense and hasattr(network, "fuse_lora"):
         network.fuse_lora(adapter_names=[name])
         network.unload_lora()

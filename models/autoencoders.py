@@ -5,6 +5,7 @@ Weights say too little: sdxl-vae-fp16-fix scales its inside down, so that half p
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import pieces as single
+from .causes import reason
 from .errors import ModelError
 from .inspection import Description
 from .integrity import refuse_not_finite
+
+log = logging.getLogger(__name__)
 
 SIDE = 256  # pixels of the test picture
 LATENT = 0.05  # of the latents' own size: noise of the last steps of sampling is as large
@@ -66,8 +70,9 @@ def _autoencoder(model: Description) -> nn.Module:
             return cls.from_pretrained(str(place), use_safetensors=True, local_files_only=True, variant=model.variant).float().eval()
         return single.load_part(model.checkpoint, model.file, "vae", model.pieces["vae"], torch.float32)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"the autoencoder of '{model.name}' cannot be run ({reason}): download the model again") from error
+        why = reason(error, "its files and its configuration do not belong together")
+        log.info("the autoencoder of %s cannot be run", model.name, exc_info=True)
+        raise ModelError(f"the autoencoder of '{model.name}' cannot be run ({why}): download the model again") from error
 
 
 def example() -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import headers, room
 from .card import COMMIT
+from .causes import kind
 from .errors import ModelError, Unreached
 from .headers import Header
 from .integrity import PICKLES, read_json
@@ -116,7 +117,22 @@ def explained(source: str, revision: str | None) -> Iterator[None]:
 
 
 def _unreached(source: str, error: Exception) -> str:
-    return f"'{source}' cannot be fetched ({type(error).__name__}): check the connection, or use a local folder"
+    """Cause and cure of a fetch that failed, without the words or the class of the client's error."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    name = type(error).__name__
+    if name == "OfflineModeIsEnabled":
+        return f"'{source}' cannot be fetched (offline mode is on): leave HF_HUB_OFFLINE out, or use a local folder"
+    if status == 429:
+        return f"'{source}' cannot be fetched (the hub was asked too often): wait some minutes, log in, or use a local folder"
+    if status in (401, 403):
+        return f"'{source}' cannot be fetched (the hub refuses access): log in with `hf auth login`, or use a local folder"
+    if status is not None and status >= 500:
+        return f"'{source}' cannot be fetched (the hub has a fault of its own): try again later, or use a local folder"
+    if isinstance(error, PermissionError):
+        return f"'{source}' cannot be fetched (the folder for downloads cannot be written): allow it, or set HF_HOME to another"
+    slow = "the hub took too long" if "Timeout" in name else "no answer from the hub"
+    why = "the download broke off" if kind(error) == "download" else slow
+    return f"'{source}' cannot be fetched ({why}): check the connection, or use a local folder"
 
 
 def cached_commits(source: str) -> list[str]:

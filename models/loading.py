@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import nn
 from . import pieces, sources
 from .adapters import add_adapters
 from .card import ModelCard, local_path
+from .causes import reason
 from .checkpoint import detect
 from .ensemble import Ensemble, Member, Switch
 from .errors import ModelError, SizesDiffer
@@ -29,6 +31,8 @@ from .placement import MemoryPlan, choose_device, choose_dtype, fixed_by, plan_m
 from .prediction import settle_prediction
 from .samplers import remarked
 from .turns import arrange, waiting_parts
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Ensemble", "MemoryPlan", "Member", "ModelError", "choose_device", "choose_dtype", "load_ensemble"]
 
@@ -188,8 +192,9 @@ class _Loader:
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
             if isinstance(error, (ModelError, torch.OutOfMemoryError)):  # no fault of the files: whoever asked knows what to hold less of
                 raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ModelError(f"'{model.name}' cannot be loaded ({reason}): download it again, or try it with diffusers alone") from error
+            why = reason(error, "its files and its configuration do not belong together")
+            log.info("%s cannot be loaded", model.name, exc_info=True)
+            raise ModelError(f"'{model.name}' cannot be loaded ({why}): download it again, or try it with diffusers alone") from error
         taken = {*shared, *self._share_equal(pipeline, model)}
         stay = waiting_parts(model.family, self.plan, self.device)
         warnings += settle_prediction(pipeline, model) if stay else ()  # it may ask the network, with all parts in one place

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fusion.methods.training import found_of
 
-from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, prompts, state, texts, unread, vote
+from . import charts, draw, engine, fit, jobs, methods, mixer, models_section, prompts, state, texts, troubles, unread, vote
 from .panel import notes, progress, section
 
 
@@ -206,7 +206,8 @@ def run(session):
                 one(job, column)
             except Exception as error:  # this method cannot run here; the others can
                 if not job.stopped():
-                    failed.append(f"{name}: {fit.explain(session, error)}")
+                    failed.append(f"{name}: {troubles.explain(session, error)}")
+                troubles.release(error)
 
     job = jobs.Job("compare", work)
     yield from fit.follow(session, job)

@@ -10,7 +10,6 @@ import numpy as np
 
 from fusion import hosting, pace
 
-from . import state
 from .engine import distance_form, ensemble, loaded, open_images
 
 MOVED = "set on the page"  # how weights were found that someone moved in the mixer
@@ -34,9 +33,9 @@ def guidance(plan, chosen) -> float:
 
 
 def warm(chosen) -> None:
-    """Load the models and, where nothing runs meanwhile, time one small forward pass of theirs, so that prices are told in time, too."""
+    """Load the models and time one small forward pass of theirs, so that prices are told in time, too: while nobody else works."""
     together = ensemble(chosen)
-    if not hosting.zerogpu() and not state.working():
+    if not hosting.zerogpu():
         pace.probe(together)
 
 

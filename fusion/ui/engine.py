@@ -5,6 +5,7 @@ The cache of loaded ensembles is the only thing that visitors share; it is locke
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from fusion import hosting
+
+from . import jobs
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 DEFAULT_MODELS = ("portraits/harbor", "portraits/summit", "portraits/meadow", "portraits/delta")
@@ -74,7 +77,8 @@ def ensemble(chosen: Iterable, progress=None):
     chosen = tuple(chosen)
     hosting.check(models=chosen)
     key = key_of(chosen)
-    with loading:
+    others = contextlib.nullcontext() if key in _ensembles or hosting.forked.is_set() else jobs.alone()  # a fork inherits locks nobody opens
+    with others, loading:
         from models.loading import load_ensemble
 
         if key not in _ensembles:

@@ -26,6 +26,7 @@ from . import (
     fit,
     header,
     hero,
+    jobs,
     measure,
     measured,
     methods,
@@ -36,6 +37,7 @@ from . import (
     sweep,
     target,
     texts,
+    troubles,
     uploads,
     visits,
     vote,
@@ -81,6 +83,7 @@ ACTIONS = {
     "recipe_undo": comeback.undo,
     "recipe_of": target.take_recipe,
 }
+PAGE_NOTES = "hero"  # the panel that shows what is to be said of the whole page
 LONG = {
     "fit": fit.run,
     "calibrate": fit.run_calibration,
@@ -114,17 +117,28 @@ def turn(handler):
 
 @turn
 def refresh(session: state.Session) -> list:
-    """New values for the panels that changed since the last time, nothing for the others."""
-    out = []
+    """New values for the panels that changed since the last time, nothing for the others. A panel that fails keeps what it shows."""
+    out, failed = {}, None
     for name, render in PANELS.items():
-        value = render(session)
-        changed = session.sent.get(name) != value
-        session.sent[name] = value
-        out.append(value if changed else gr.skip())
-    return out
+        try:
+            out[name] = _changed(session, name, render(session))
+        except Exception as error:  # one broken panel leaves the other thirteen usable
+            out[name], failed = gr.skip(), error
+    if failed is not None:
+        session.note("page", "bad", troubles.explain(session, failed))
+        with contextlib.suppress(Exception):  # where the note is shown may be what fails; then it is in the log alone
+            out[PAGE_NOTES] = _changed(session, PAGE_NOTES, PANELS[PAGE_NOTES](session))
+    return list(out.values())
+
+
+def _changed(session: state.Session, name: str, value):
+    changed = session.sent.get(name) != value
+    session.sent[name] = value
+    return value if changed else gr.skip()
 
 
 @turn
+@troubles.guarded(refresh)
 def on_load(session: state.Session, tab: str, request: gr.Request) -> list:
     """Language and state from the address, or the browser's language; then everything is drawn once. `tab`: see `visits`.
 
@@ -155,6 +169,7 @@ def on_load(session: state.Session, tab: str, request: gr.Request) -> list:
     return refresh(session)
 
 
+@troubles.guarded(refresh)
 def on_warm(session: state.Session) -> list:
     """Load the models of an answer that came from files, after the first paint: then every price is known and the first fit starts at once.
 
@@ -162,12 +177,14 @@ def on_warm(session: state.Session) -> list:
     """
     chosen = models_section.chosen(session)
     if session.fit is not None and not session.stale() and not any(card.is_hub for card in chosen):
-        with contextlib.suppress(ValueError, OSError):
-            draw.warm(chosen)
+        with contextlib.suppress(ValueError, OSError), jobs.alone(wait=False) as free:  # while others draw, nothing is loaded unasked
+            if free:
+                draw.warm(chosen)
     return refresh(session)
 
 
 @turn
+@troubles.guarded(refresh)
 def on_act(session: state.Session, event: gr.EventData) -> list:
     """A button or field of a panel. Unknown actions do nothing: what arrives comes from a browser."""
     sent = arriving.checked(event._data)
@@ -185,10 +202,11 @@ def room_for(session: state.Session, place: str):
     except OSError as error:
         if not is_full(error):
             raise
-        session.note(place, "bad", fit.explain(session, error))
+        session.note(place, "bad", troubles.explain(session, error))
 
 
 @turn
+@troubles.guarded(refresh, before=1)
 def on_upload(session: state.Session, files) -> list:
     with room_for(session, "target"):
         uploads.take(session, arriving.paths(files))
@@ -196,6 +214,7 @@ def on_upload(session: state.Session, files) -> list:
 
 
 @turn
+@troubles.guarded(refresh, before=1)
 def on_held(session: state.Session, files) -> list:
     with room_for(session, "measure"):
         measure.upload(session, arriving.paths(files))
@@ -203,6 +222,7 @@ def on_held(session: state.Session, files) -> list:
 
 
 @turn
+@troubles.guarded(refresh, before=1)
 def on_recipe(session: state.Session, files) -> list:
     if files:
         with room_for(session, "comeback"):
@@ -211,6 +231,7 @@ def on_recipe(session: state.Session, files) -> list:
 
 
 @turn
+@troubles.guarded(refresh)
 def on_stop(session: state.Session) -> list:
     """Running work shows its own end; an answer from here could reach the browser after that and show it running for ever."""
     if session.job is not None:
@@ -221,18 +242,21 @@ def on_stop(session: state.Session) -> list:
 
 
 @turn
+@troubles.guarded(refresh)
 def on_release(session: state.Session, event: gr.EventData) -> list:
     mixer.release(session, arriving.checked(event._data))
     return refresh(session)
 
 
 @turn
+@troubles.guarded(refresh)
 def on_mode(session: state.Session, event: gr.EventData) -> list:
     mixer.switch(session, arriving.checked(event._data))
     return refresh(session)
 
 
 def waiting(kind: str):
+    @troubles.guarded(refresh)
     def mark(session: state.Session) -> list:
         if session.job is None:
             session.waiting = kind
@@ -253,6 +277,8 @@ def long(kind: str):
             for _ in work:
                 state.register(request.session_hash, session.job)
                 yield refresh(session)
+        except Exception as error:  # around the job, whose own failure `fit.follow` has told
+            session.note(jobs.PLACES[kind], "bad", troubles.explain(session, error))
         finally:
             work.close()
             session.waiting = ""

@@ -6,9 +6,8 @@ from dataclasses import replace
 from html import escape
 
 from fusion import figures
-from models.room import is_full, told
 
-from . import charts, engine, jobs, models_section, texts
+from . import charts, engine, jobs, models_section, texts, troubles
 from .panel import notes, progress, section
 
 
@@ -189,18 +188,8 @@ def follow(session, job):
     if job.error is not None and job.stopped():
         session.note(place, "warn", session.tell("run.stopped_nothing"))
     elif job.error is not None:
-        session.note(place, "bad", explain(session, job.error))
-
-
-def explain(session, error: Exception) -> str:
-    """Cause and cure. Our own errors are written for people; anything else is named, and the log has the rest."""
-    if is_full(error):
-        return session.tell("run.problem", reason=texts.translate(session.language, told(error, session.folder)))
-    if isinstance(error, (ValueError, FileNotFoundError)):
-        return session.tell("run.problem", reason=texts.translate(session.language, str(error)))
-    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
-        return session.tell("run.memory")
-    return session.tell("run.failed", error=f"{type(error).__name__}: {error}"[:300])
+        session.note(place, "bad", troubles.explain(session, job.error))
+        troubles.release(job.error)
 
 
 def _reset_weights(session) -> None:

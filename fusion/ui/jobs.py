@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 import time
@@ -18,6 +19,28 @@ PLACES = {  # kind of work -> the panel that starts it, stops it and says what w
     "redraw": "comeback",
     "measure": "measure",
 }
+
+
+_device = threading.RLock()
+
+
+@contextlib.contextmanager
+def alone(wait: bool = True, stop: Callable[[], bool] = lambda: False) -> Iterator[bool]:
+    """The device for one thread at a time; yields whether it is ours (always, with `wait`). Raises Interrupted once `stop()` is true.
+
+    Gradio's queue holds one long event at a time, but work that outlives its event, since its visitor left in mid-step, still uses the
+    models that visitors share; and models that load set defaults of PyTorch for all threads.
+    """
+    ours = _device.acquire(timeout=0.1) if wait else _device.acquire(blocking=False)
+    while wait and not ours:
+        if stop():
+            raise Interrupted
+        ours = _device.acquire(timeout=0.1)
+    try:
+        yield ours
+    finally:
+        if ours:
+            _device.release()
 
 
 class Job:
@@ -41,7 +64,8 @@ class Job:
 
     def _run(self) -> None:
         try:
-            self.result = self._work(self)
+            with alone(stop=self.stopped):
+                self.result = self._work(self)
         except Exception as error:  # shown on the page by whoever waits for this job
             self.error = error
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from . import address, charts, compare, draw, fit, measure, measured, mixer, models_section, paper, state, texts, unread
+from . import address, charts, compare, draw, fit, measure, measured, mixer, models_section, paper, state, texts, troubles, unread
 from .panel import notes, section
 
 FILES = {"recipe": "recipe.json", "html": "scorefusion-report.html", "pdf": "scorefusion-report.pdf"}
@@ -56,8 +56,8 @@ def make(session, data: dict) -> None:
         files["recipe"].write_text(recipe, "utf-8")
         files["html"].write_text(paper.html(blocks, session.language), "utf-8")
         readable = paper.pdf(blocks, files["pdf"])
-    except (ValueError, OSError) as error:
-        session.note("report", "bad", fit.explain(session, error))
+    except Exception as error:  # its parts come from everywhere: fit, models, fonts
+        session.note("report", "bad", troubles.explain(session, error))
         return
     session.notes.pop("report", None)
     if not readable:

@@ -229,12 +229,6 @@ def register(session_hash: str | None, job: object | None) -> None:
             _running[session_hash] = job
 
 
-def working() -> bool:
-    """Whether anybody's job runs."""
-    with _running_lock:
-        return bool(_running)
-
-
 def tab_closed(session_hash: str | None) -> None:
     """Called when a tab is closed or reloaded: its job stops within one step."""
     with _running_lock:

@@ -96,14 +96,14 @@ def test_a_command_says_it_in_one_line(monkeypatch, capsys, tmp_path):
 
 
 def test_the_page_says_it_in_both_languages(monkeypatch):
-    from fusion.ui import events, fit, state
+    from fusion.ui import events, state, troubles
 
     session = state.Session()
     for error in (OSError(errno.ENOSPC, "No space left on device"), room.full("x.png", 5_000_000)):
         session.language = "en"
-        assert "the disk is full" in fit.explain(session, error)
+        assert "the disk is full" in troubles.explain(session, error)
         session.language = "ja"
-        assert "ディスクがいっぱい" in fit.explain(session, error)
+        assert "ディスクがいっぱい" in troubles.explain(session, error)
 
     def take(session, files):
         raise OSError(errno.ENOSPC, "No space left on device")
