@@ -7,16 +7,12 @@ from typing import TypeVar
 
 import torch
 
+from models.causes import out_of_memory
+
+__all__ = ["Parts", "free", "halving", "out_of_memory"]
+
 T = TypeVar("T")
 
-SIGNS = ("out of memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine, had not enough memory. (PyTorch's CPU allocator raises a plain RuntimeError.)"""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in SIGNS)
 
 
 class Parts:

@@ -15,6 +15,18 @@ RAISES = dis.opmap["RAISE_VARARGS"]
 KINDS = ("ours", "full", "memory", "download", "connection", "permission", "missing", "gpu", "unknown")
 
 
+SIGNS = ("out of memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had not enough memory. (PyTorch's CPU allocator raises a plain RuntimeError.)"""
+    import torch  # here, so that naming a cause stays cheap
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in SIGNS)
+
+
 def ours(error: BaseException) -> bool:
     """Whether the words are a sentence of ours: of a class of ours, or a ValueError or FileNotFoundError that a `raise` of ours raised.
 
@@ -38,8 +50,6 @@ def _last(trace: TracebackType | None) -> TracebackType | None:
 
 def kind(error: BaseException) -> str:
     """One of KINDS. What crossed from another process (`fusion.hosting.Elsewhere`) says it itself, as `kind`."""
-    from fusion.memory import out_of_memory
-
     said = getattr(error, "kind", None)
     if said in KINDS and type(error).__module__.split(".")[0] in OURS:
         return said

@@ -77,7 +77,7 @@ def ensemble(chosen: Iterable, progress=None):
     chosen = tuple(chosen)
     hosting.check(models=chosen)
     key = key_of(chosen)
-    others = contextlib.nullcontext() if key in _ensembles or hosting.forked.is_set() else jobs.alone()  # a fork inherits locks nobody opens
+    others = contextlib.nullcontext() if key in _ensembles or hosting.forked.is_set() else jobs.alone()  # a fork inherits shut locks
     with others, loading:
         from models.loading import load_ensemble
 

@@ -20,6 +20,7 @@ from fusion import hosting, processes
 from fusion.cli import main
 from fusion.deploy import DeployError, deploy, pins, render, requirements
 from fusion.manifest import FILE, Limits, ManifestError, checked, targets
+from fusion.methods import MethodError
 from fusion.stopping import Interrupted
 from models.catalog import REPOSITORY, catalog
 
@@ -377,7 +378,7 @@ def countdown(count, *, job):
 def total(numbers, *, job):
     job.report(1, 1)
     if not numbers:
-        raise ValueError("nothing to add: give numbers")
+        raise MethodError("nothing to add: give numbers")  # a sentence of ours, wherever it is raised
     return sum(numbers)
 
 
