@@ -17,7 +17,6 @@ from . import charts, compare, engine, first_screen, fit, measure, measured, sta
 from .panel import notes
 
 STRIP, ROWS, SHOTS = 24, 5, 4  # pictures of the target, methods, and images a method that are shown
-DISTANCES = ("population", "kid", "features")  # which figure stands beside a row: the first that was measured
 
 
 def render(session) -> str:
@@ -183,7 +182,7 @@ def _rows(session, report: dict | None, rows: list[dict]) -> str:
     if not rows:
         return f'<p class="soft">{session.say("hero.not_drawn")}</p>'
     say, found = session.say, {} if report is None else {row["method"]: row for row in report["rows"]}
-    name = next((n for n in DISTANCES if any(isinstance(row.get(n), dict) for row in found.values())), None)
+    name = report["recommendation"].get("kind") or None if report else None  # the figure that the sentence rests on
     rows = sorted(rows, key=lambda row: not found or measured.placed(report, {"method": row["method"]}) != "recommended")[:ROWS]
     known = [found[row["method"]][name] for row in rows if name and isinstance(found.get(row["method"], {}).get(name), dict)]
     top = max((max(one["high"] or one["value"], one["value"]) for one in known), default=1.0)
@@ -193,7 +192,7 @@ def _rows(session, report: dict | None, rows: list[dict]) -> str:
     body = "".join(_row(session, row, report, name, top) for row in rows)
     return (
         f'<div><div class="hero-head"><p class="eyebrow">{say("hero.row", seeds=seeds)}</p>'
-        f'<p class="eyebrow" title="{told}">{heading}</p></div>{body}{_floor(session, name, known)}</div>'
+        f'<p class="eyebrow" title="{told}">{heading}</p></div>{body}{_meaning(session, name)}</div>'
     )
 
 
@@ -228,11 +227,9 @@ def _distance(row: dict, report: dict | None, name: str | None, top: float) -> s
     )
 
 
-def _floor(session, name: str | None, known: list[dict]) -> str:
-    floors = [one["floor"] for one in known if one.get("floor")]
-    key = "hero.floor" if name == "population" and floors else "hero.figures" if known else ""
-    told = session.say(key, floor=figures.figure(floors[0], places=2)) if key == "hero.floor" else session.say(key) if key else ""
-    return f'<p class="soft" style="margin-top:10px">{told}</p>' if told else ""
+def _meaning(session, name: str | None) -> str:
+    """What the figures beside the rows are, and where there are more."""
+    return f'<p class="soft" style="margin-top:10px">{session.say(f"col.{name}.help")} {session.say("hero.figures")}</p>' if name else ""
 
 
 def _alt(session, row: dict, shot: dict) -> str:

@@ -241,14 +241,14 @@ def recommendation(session, report: dict) -> str:
         return texts.translate(session.language, found["sentence"])
     lead = found.get("lead") or {}
     kind = next((title(session, c) for c in report["columns"] if c["name"] == found["kind"]), found["kind"])
-    value = found["value"] if found.get("value") is not None else number(best, found["kind"]) or 0.0
-    places = figures.decimals([value], [figures.half(lead.get("low"), lead.get("high"))])
+    value, places = number(best, found["kind"]) or 0.0, places_of(report, found["kind"])  # as in the table below
+    against = number(rival, found["kind"]) if rival else value + (lead.get("value") or 0.0)
     key = "sure" if found.get("decided") else "open"
     single = rival is None or rival["method"] == "single"
     return session.tell(
         f"measure.{'next' if best['method'] == 'single' else 'over'}.{key}", method=method_title(session, best), kind=kind,
         other=session.tell("measure.single") if single else method_title(session, rival), value=figures.figure(value, places=places),
-        against=figures.figure(value + (lead.get("value") or 0.0), places=places),
+        against=figures.figure(against, places=places),
     )  # fmt: skip
 
 
