@@ -27,7 +27,6 @@ clock = time.perf_counter  # tests put their own here
 STAND_IN = {"draw": ("read", "train"), "read": ("draw", "train"), "search": ("draw", "read", "train")}
 _known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # network -> {(kind, name, pixels, rows): (seconds, when)}
 _lock = threading.Lock()
-LIGHT = 100_000_000  # parameters of networks whose forward pass on a processor nobody notices
 
 
 def record(networks: Iterable[object], kind: str, seconds: float, units: float, *, name: str = "", pixels: int = 0, rows: int = 1,
@@ -125,19 +124,6 @@ def drawing(ensemble, plan, name: str, evaluations: float, images: int) -> float
 
 def _batches(plan, images: int) -> int:
     return -(-images // plan.batch_size)
-
-
-def probe(ensemble) -> None:
-    """A first pace where nothing ran yet, from one small forward pass: a few tenths of a second for small networks on a processor, less
-    on a GPU. Of networks that would take longer nothing is timed."""
-    networks = networks_of(ensemble)
-    heavy = ensemble.device.type == "cpu" and sum(p.numel() for network in networks for p in network.parameters()) > LIGHT
-    if of(networks, "draw", pixels=pixels(ensemble)) is not None or heavy:
-        return
-    from fusion.transfer.adapting import probe as forward
-
-    for k in range(len(ensemble)):
-        forward(ensemble, k)
 
 
 def searching(ensemble, name: str, evaluations: float) -> float | None:

@@ -60,7 +60,8 @@ def run(args, *, progress, stop):
     prompts = sorted(set(captions))[:64]
     plan = SamplingPlan(prompts, range(len(prompts)), guidance=ensemble.guidance, progress=progress, stop=stop)
     method = METHODS[args.method]
-    say(f"Training takes about {method.cost(ensemble, found, plan).training_seconds:.0f} s on this machine")
+    cost = method.cost(ensemble, found, plan)
+    say(f"Training takes {'at most' if cost.at_most else 'about'} {cost.training_seconds:.0f} s on this machine")
     if args.method in SHARING:  # what the models share is diagnosed before it is built on
         found = represented(ensemble, found, best_single(found), plan)
         say(verdict_of(found.trained[SHARED]))

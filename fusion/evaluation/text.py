@@ -33,7 +33,8 @@ def mark(report, row) -> str:
 def _cells(columns, rows) -> list[list[str]]:
     """Rows of cells; the figures of a column have the same decimals."""
     by_column = [[value(row, column.name) for row in rows] for column in columns]
-    return [list(row) for row in zip(*([cell(one, places_of(found)) for one in found] for found in by_column))]
+    told = [[cell(one, places_of(found)) for one in found] for found in by_column]
+    return [[column[at] for column in told] for at in range(len(rows))]
 
 
 def places_of(found: list) -> int | None:

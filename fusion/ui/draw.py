@@ -34,9 +34,11 @@ def guidance(plan, chosen) -> float:
 
 def warm(chosen) -> None:
     """Load the models and time one small forward pass of theirs, so that prices are told in time, too: while nobody else works."""
+    from fusion.transfer.adapting import probe_all
+
     together = ensemble(chosen)
     if not hosting.zerogpu():
-        pace.probe(together)
+        probe_all(together)
 
 
 def takes(chosen, method: str, plan, cost, images: int) -> float | None:

@@ -84,7 +84,7 @@ def _explains(session) -> str:
     return (
         _lead(session, "evidence.explains_calibrated" if calibrated else "evidence.explains_help")
         + charts.legend(names)
-        + '<ul class="explain">'
+        + '<ul class="explain" tabindex="0">'  # it scrolls, so keys must reach it
         + "".join(items)
         + "</ul>"
         + charts.table([session.tell("word.image"), *names], rows, session.tell("word.table"))

@@ -19,6 +19,7 @@ from fusion.fitting import fit_all
 from fusion.methods import METHODS, SamplingPlan
 from fusion.objective import fit_gram
 from fusion.target import Target
+from fusion.transfer.adapting import probe_all
 from models.catalog import REPOSITORY, catalog
 from models.loading import load_ensemble
 
@@ -73,7 +74,7 @@ def rows(everything: bool) -> list[tuple[str, float | None, float]]:
     """`(what, told, taken)`, in the order in which a visitor would meet them."""
     ensemble = load_ensemble([catalog[f"portraits/{name}"] for name in MEMBERS])
     calibration = Calibration.load(REPOSITORY / "assets" / "calibration" / "portraits.safetensors")
-    pace.probe(ensemble)
+    probe_all(ensemble)
     found = [("fit, 6 pictures (by a probe)", *reading(ensemble, "valley", 6)), ("fit, 12 pictures", *reading(ensemble, "coast", 12))]
     fits = [fit_all(fit_gram(ensemble, (one := target(name, count)).images, list(one.prompts)), calibration, one)
             for name, count in (("valley", 12), ("island", 8))]  # fmt: skip

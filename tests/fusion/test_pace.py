@@ -76,6 +76,16 @@ def test_nothing_is_told_before_anything_was_measured(ticking):
     assert told is None and taken > 0 and pace.reading(ensemble, 10) > 0  # another kind of work stands in
 
 
+def test_a_probe_is_a_first_pace_and_leaves_what_was_measured_alone(ticking):
+    ensemble, _ = ticking
+    plan = SamplingPlan("a cat", range(2), steps=3)
+    adapting.probe_all(ensemble)
+    assert pace.drawing(ensemble, plan, "uniform", 9, 2) == pytest.approx(2 * 9 * 0.1, rel=0.5)
+    pace.drew(ensemble, plan, "uniform", 9, 2, 90.0)
+    adapting.probe_all(ensemble)
+    assert pace.drawing(ensemble, plan, "uniform", 9, 2) == pytest.approx(90.0)
+
+
 def test_reading_is_told_by_reading(ticking):
     ensemble, clock = ticking
     small.gram(ensemble, small.pictures(3))
